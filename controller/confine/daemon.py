@@ -1,0 +1,76 @@
+"""The daemon: one process that reads the registry, plans and has the plan carried out, round after round.
+
+A clean stop leaves slivers running; the next start takes them over by observing them. Signals: TERM and INT stop,
+HUP reads the configuration again.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+
+from confine.controller import Controller
+from confine.core import settings as settings_table
+from confine.core.model import Problem
+from confine.core.settings import Settings
+from confine.drivers import uci
+from confine.errors import ConfineError, SettingsError
+from confine.log import Log
+from confine.paths import Paths
+
+
+def read_settings(paths: Paths) -> "tuple[Settings, list[Problem]]":
+    """The node's settings from UCI. With a file that cannot be read: the defaults, which join no testbed."""
+    try:
+        return settings_table.parse(uci.load("confine", paths.uci))
+    except SettingsError as error:
+        defaults, _ = settings_table.parse({})
+        return defaults, [Problem("", str(error))]
+
+
+def lock(paths: Paths) -> int:
+    """Hold the one lock of the node's daemon; it goes with the process. ConfineError if another one runs."""
+    os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    handle = os.open(os.path.join(paths.run, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfineError("another daemon runs already: it holds {}/lock".format(paths.run))
+    os.ftruncate(handle, 0)
+    os.write(handle, str(os.getpid()).encode())
+    return handle
+
+
+def main() -> int:
+    """Run until told to stop. Exit status: 0 stopped, 1 could not start."""
+    paths = Paths(run=os.environ.get("CONFINE_RUN", "/run/confine"))
+    log = Log(paths.log)
+    try:
+        lock(paths)
+    except ConfineError as error:
+        log.warn("node", str(error))
+        return 1
+    while True:
+        settings, problems = read_settings(paths)
+        paths.data = settings.data_dir
+        for problem in problems:
+            log.warn("settings", "{} {}".format(problem.member, problem.message).strip())
+        try:
+            controller = Controller(paths, settings, problems, log)
+        except (ConfineError, OSError) as error:
+            log.warn("node", "cannot start: {}".format(error))
+            return 1
+        heed_signals(controller)
+        if not controller.run():
+            return 0
+
+
+def heed_signals(controller: Controller) -> None:
+    """TERM and INT stop `controller`, HUP has it begin again with fresh settings."""
+    signal.signal(signal.SIGTERM, lambda *_: controller.stop())
+    signal.signal(signal.SIGINT, lambda *_: controller.stop())
+    signal.signal(signal.SIGHUP, lambda *_: controller.stop(reload=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

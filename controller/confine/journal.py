@@ -1,0 +1,115 @@
+"""What cannot be observed and must survive: bookings, the last boot_sn carried out, people's decisions.
+
+Each is a small JSON file below `Paths.journal`, replaced as a whole. A damaged file is set aside and named; what
+it held is rebuilt from what is observed, as far as that goes.
+"""
+
+import os
+import threading
+
+from confine import durable
+from confine.core.model import Booking, Step
+from confine.errors import StepError
+from confine.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BOOKINGS = "bookings.json"
+BOOT = "boot.json"
+
+
+class Journal:
+    """Owner of the journal's files. `problems`: damaged files found at start, one sentence each."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._lock = threading.Lock()
+        self.problems: list[str] = []
+        durable.make_dir(paths.journal)
+        self._bookings = _bookings(self._load(BOOKINGS))
+        self._boot = self._load(BOOT)
+
+    def bookings(self) -> "dict[str, Booking]":
+        """{sliver name: Booking}, a copy."""
+        with self._lock:
+            return dict(self._bookings)
+
+    def book(self, step: Step) -> None:
+        """Step: keep the booking that the plan worked out."""
+        booking = step.booking
+        if booking is None:
+            raise StepError("no booking was worked out for sliver {}".format(step.subject))
+        with self._lock:
+            holder = [name for name, other in self._bookings.items() if other.nr == booking.nr and name != booking.name]
+            if holder:
+                raise StepError("sliver number {} is held by {}".format(booking.nr, holder[0]))
+            self._change({**self._bookings, booking.name: booking})
+
+    def release(self, step: Step) -> None:
+        """Step: forget the booking of the sliver `step.subject`."""
+        with self._lock:
+            if step.subject in self._bookings:
+                self._change({name: value for name, value in self._bookings.items() if name != step.subject})
+
+    def recover(self, allocations: "dict[str, dict[str, Any]]") -> None:
+        """Book what is allocated on disk ({name: allocation document}) and has no booking: a lost journal file."""
+        with self._lock:
+            found = dict(self._bookings)
+            taken = {booking.nr for booking in found.values()}
+            for name, doc in sorted(allocations.items()):
+                booking = _booking(doc)
+                if name not in found and booking is not None and booking.name == name and booking.nr not in taken:
+                    found[name] = booking
+                    taken.add(booking.nr)
+            if len(found) != len(self._bookings):
+                self._change(found)
+
+    @property
+    def boot_sn_done(self) -> "int | None":
+        """The node's boot_sn that was last carried out or first seen; None before that."""
+        value = self._boot.get("boot_sn") if isinstance(self._boot, dict) else None
+        return value if isinstance(value, int) else None
+
+    def record_boot_sn(self, boot_sn: int) -> None:
+        """Keep `boot_sn` as carried out. Must be durable before the reboot it stands for: a node reboots once."""
+        if self.boot_sn_done != boot_sn:
+            self._boot = {"boot_sn": boot_sn}
+            durable.write_json(os.path.join(self._paths.journal, BOOT), self._boot)
+
+    def _change(self, bookings: "dict[str, Booking]") -> None:
+        docs = [bookings[name].as_doc() for name in sorted(bookings)]
+        try:
+            durable.write_json(os.path.join(self._paths.journal, BOOKINGS), docs)
+        except OSError as error:
+            raise StepError("the bookings could not be written to {}: {}".format(self._paths.journal, error))
+        self._bookings = bookings
+
+    def _load(self, name: str) -> "Any":
+        path = os.path.join(self._paths.journal, name)
+        try:
+            return durable.read_json(path)
+        except (ValueError, OSError) as error:
+            self.problems.append("{} is damaged ({}) and was set aside; rebuilt from what is found".format(path, error))
+            durable.set_aside(path)
+            return None
+
+
+def _bookings(docs: "Any") -> "dict[str, Booking]":
+    found = {}
+    for doc in docs if isinstance(docs, list) else []:
+        booking = _booking(doc)
+        if booking is not None:
+            found[booking.name] = booking
+    return found
+
+
+def _booking(doc: "Any") -> "Booking | None":
+    if not isinstance(doc, dict):
+        return None
+    key, name, nr = doc.get("key"), doc.get("name"), doc.get("nr")
+    memory, disk = doc.get("memory_mib"), doc.get("disk_mib")
+    if not (isinstance(key, str) and isinstance(name, str) and isinstance(nr, int) and 1 <= nr <= 0x7D):
+        return None
+    return Booking(key, name, nr, memory if isinstance(memory, int) else 0, disk if isinstance(disk, int) else 0)

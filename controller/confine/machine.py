@@ -1,0 +1,114 @@
+"""The node's machine as the controller sees it: all drivers together, one way to observe, one way to do a step."""
+
+import os
+
+from confine.core import steps
+from confine.core.model import MIB, Observed, SliverObserved, Step
+from confine.core.settings import Settings
+from confine.drivers.boot import Boot
+from confine.drivers.cache import Cache
+from confine.drivers.containers import Containers
+from confine.drivers.firewall import Firewall
+from confine.drivers.limits import LimitsDriver
+from confine.drivers.links import Links
+from confine.drivers.storage import Storage
+from confine.journal import Journal
+from confine.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from confine.drivers.cache import Fetcher
+
+
+class Machine:
+    """Owner of the drivers. `do(step)` finds the driver and verb that the step names."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        journal: Journal,
+        fetcher: "Fetcher",
+        on_progress: "Callable[[str, str, int, int | None], None]",
+    ) -> None:
+        self.paths = paths
+        self.journal = journal
+        self.cache = Cache(paths, fetcher, settings.cache_max_mib, on_progress)
+        self.storage = Storage(paths, self.cache, lambda: resolver_lines(settings))
+        self.limits = LimitsDriver(paths)
+        self.containers = Containers(paths, settings)
+        self.links = Links(settings)
+        self.firewall = Firewall(settings)
+        self._drivers: dict[str, object] = {
+            "boot": Boot(),
+            "cache": self.cache,
+            "containers": self.containers,
+            "firewall": self.firewall,
+            "journal": journal,
+            "limits": self.limits,
+            "links": self.links,
+            "storage": self.storage,
+        }
+
+    def do(self, step: Step) -> None:
+        """Carry `step` out. StepError says why it could not be; KeyError: it is not in the table of steps."""
+        steps.phase(step.driver, step.verb)
+        verb: Callable[[Step], None] = getattr(self._drivers[step.driver], step.verb)
+        verb(step)
+
+    def observe(self) -> Observed:
+        """What is there now, read from kernel, LXC and disk. No process is started and no file written."""
+        self.storage.snapshot()
+        names = set(self.storage.names()) | set(self.limits.names()) | set(self.journal.bookings())
+        slivers = {name: self._sliver(name) for name in names}
+        total, free = self.storage.disk_mib()
+        return Observed(
+            slivers=slivers,
+            cached=self.cache.cached(),
+            unpacked=self.cache.unpacked(),
+            bridge=self.links.bridge_ok(),
+            firewall=self.firewall.ok(),
+            disk_total_mib=total,
+            disk_free_mib=free,
+            memory_total_mib=memory_mib(),
+        )
+
+    def usage(self, name: str) -> "dict[str, Any]":
+        """What the sliver `name` uses now, as the kernel counts it."""
+        return self.limits.usage(name)
+
+    def _sliver(self, name: str) -> SliverObserved:
+        found = self.storage.observe(name)
+        self.limits.observe(found)
+        return found
+
+
+def memory_mib() -> int:
+    """The machine's memory, MiB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
+
+
+def resolver_lines(settings: Settings) -> str:
+    """The content of a sliver's resolv.conf: the configured servers, else the node's own upstream ones.
+
+    A server on the node's loopback is no use to a sliver: the node's address on the slivers' bridge, where its
+    dnsmasq listens, stands in for it.
+    """
+    servers = list(settings.dns) or _upstream_servers()
+    gateway = settings.priv_ipv4_prefix24 + ".126"
+    usable = [gateway if server.startswith("127.") or server == "::1" else server for server in servers]
+    return "".join("nameserver {}\n".format(server) for server in (usable or [gateway])[:3])
+
+
+def _upstream_servers() -> "list[str]":
+    for path in ("/tmp/resolv.conf.d/resolv.conf.auto", "/etc/resolv.conf"):  # noqa: S108  # OpenWrt's own place
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                lines = [line.split() for line in file]
+        except OSError:
+            continue
+        return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+    return []

@@ -1,0 +1,86 @@
+"""Bookings and the boot number survive; damage is named, set aside and rebuilt."""
+
+import os
+
+import pytest
+
+from confine.core.model import Booking, Step
+from confine.errors import StepError
+from confine.journal import Journal
+from confine.paths import Paths
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return Paths(data=str(tmp_path / "data"), run=str(tmp_path / "run"))
+
+
+def book(journal, name, nr, key="5@1"):
+    booking = Booking(key, name, nr, 64, 128)
+    journal.book(Step("journal", "book", name, "test", booking=booking))
+    return booking
+
+
+def test_a_booking_is_there_after_a_restart(paths):
+    booking = book(Journal(paths), "sliver", 1)
+    assert Journal(paths).bookings() == {"sliver": booking}
+
+
+def test_a_number_is_never_given_twice(paths):
+    journal = Journal(paths)
+    book(journal, "first", 1)
+    with pytest.raises(StepError, match="number 1 is held by first"):
+        book(journal, "second", 1)
+    assert list(Journal(paths).bookings()) == ["first"]
+
+
+def test_booking_and_releasing_again_change_nothing(paths):
+    journal = Journal(paths)
+    book(journal, "sliver", 1)
+    book(journal, "sliver", 1)
+    for _ in range(2):
+        journal.release(Step("journal", "release", "sliver", "test"))
+    assert Journal(paths).bookings() == {}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[" * 99999])
+def test_damaged_bookings_are_named_set_aside_and_rebuilt_from_what_is_allocated(paths, damage):
+    book(Journal(paths), "sliver", 7)
+    file = os.path.join(paths.journal, "bookings.json")
+    with open(file, "wb") as handle:
+        handle.write(damage)
+    journal = Journal(paths)
+    assert file in journal.problems[0]
+    assert os.path.exists(file + ".damaged")
+    journal.recover({"sliver": {"key": "5@1", "name": "sliver", "nr": 7, "memory_mib": 64, "disk_mib": 128}})
+    assert Journal(paths).bookings() == {"sliver": Booking("5@1", "sliver", 7, 64, 128)}
+
+
+@pytest.mark.parametrize("docs", ["[1, null, {}]", '{"a": 1}', '[{"key": "5@1", "name": "x", "nr": 400}]'])
+def test_bookings_that_make_no_sense_are_not_believed(paths, docs):
+    os.makedirs(paths.journal)
+    with open(os.path.join(paths.journal, "bookings.json"), "w") as handle:
+        handle.write(docs)
+    assert Journal(paths).bookings() == {}
+
+
+def test_the_boot_number_is_durable_before_the_reboot_and_written_once(paths, monkeypatch):
+    journal = Journal(paths)
+    assert journal.boot_sn_done is None
+    journal.record_boot_sn(4)
+    assert Journal(paths).boot_sn_done == 4
+    monkeypatch.setattr("confine.durable.write_json", lambda *args: pytest.fail("written again"))
+    journal.record_boot_sn(4)
+
+
+def test_a_full_disk_is_a_failed_step_and_keeps_the_bookings(paths, monkeypatch):
+    journal = Journal(paths)
+    book(journal, "first", 1)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("confine.durable.write_json", full)
+    with pytest.raises(StepError, match="No space"):
+        book(journal, "second", 2)
+    assert list(journal.bookings()) == ["first"]
