@@ -33,7 +33,7 @@ def make(starts: "dict[str, str]") -> bytes:
 
 def parse(block: bytes) -> "dict[str, str]":
     """Slot to starts left; a slot whose value is missing or unusable is left out."""
-    starts = {}
+    starts: "dict[str, str]" = {}
     if len(block) != SECTOR or not block.startswith(SIGNATURE):
         return starts
     for line in block[len(SIGNATURE) :].split(b"\n"):

@@ -138,9 +138,18 @@ class Controller:
             self._own_problems,
         )
         self._machine.cache.keep = set(plan.keep)
-        if plan.boot_sn_done is not None:
-            self._journal.record_boot_sn(plan.boot_sn_done)
+        self._record_boot_sn(plan)
         return plan, observed
+
+    def _record_boot_sn(self, plan: "plan_rules.Plan") -> None:
+        """Before the reboot it stands for; where it cannot be kept, the node must not reboot, for ever and again."""
+        if plan.boot_sn_done is None:
+            return
+        try:
+            self._journal.record_boot_sn(plan.boot_sn_done)
+        except OSError as error:
+            self._log.warn("node", "boot_sn {} cannot be kept, no reboot: {}".format(plan.boot_sn_done, error))
+            plan.node_steps = [step for step in plan.node_steps if step.verb != "reboot"]
 
     def _do_node_steps(self, steps: "list[Step]") -> bool:
         """True if all could be done: then the plan is to be made anew."""

@@ -25,7 +25,7 @@ class Cancelled(StepError):
 
 
 class Job:
-    """A sliver's steps under way. `fetched`, `size`: bytes of the download under way (size None: unknown)."""
+    """A sliver's steps under way. what, fetched, size: of the download under way, in bytes (size None: unknown)."""
 
     def __init__(self, name: str, steps: "list[Step]") -> None:
         self.name = name
@@ -33,6 +33,7 @@ class Job:
         self.sliver = steps[0].sliver
         self.current: Step | None = None
         self.cancelled = False
+        self.what = ""
         self.fetched = 0
         self.size: int | None = None
 
@@ -84,12 +85,12 @@ class Crew:
         if job is not None:
             job.cancelled = True
 
-    def progress(self, name: str, fetched: int, size: "int | None") -> None:
-        """Note how far the download of `name` is. Raises Cancelled if its job was called off."""
+    def progress(self, name: str, what: str, fetched: int, size: "int | None") -> None:
+        """Note how far `what` (a download, an unpacking) is for `name`. Raises Cancelled if its job was called off."""
         job = self.jobs().get(name)
         if job is None:
             return
-        job.fetched, job.size = fetched, size
+        job.what, job.fetched, job.size = what, fetched, size
         if job.cancelled:
             raise Cancelled("called off")
 
@@ -131,7 +132,7 @@ class Crew:
             if _fetches(step) != fetches:
                 self._queues[not fetches].put(job)
                 return
-            job.current, job.fetched, job.size = step, 0, None
+            job.current, job.what, job.fetched, job.size = step, "", 0, None
             error = self._try(step)
             if error is not None:
                 self._end(job, step, error)

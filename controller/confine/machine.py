@@ -36,8 +36,9 @@ class Machine:
     ) -> None:
         self.paths = paths
         self.journal = journal
-        self.cache = Cache(paths, fetcher, settings.cache_max_mib, on_progress)
-        self.storage = Storage(paths, self.cache, lambda: resolver_lines(settings))
+        reserve = settings.disk_reserve_mib
+        self.cache = Cache(paths, fetcher, settings.cache_max_mib, on_progress, reserve, settings.template_max_mib)
+        self.storage = Storage(paths, self.cache, lambda: resolver_lines(settings), reserve)
         self.limits = LimitsDriver(paths)
         self.containers = Containers(paths, settings)
         self.links = Links(settings)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from confine.registry.download import Fetcher
+
 JITTER = 0.2  # of the interval, either way: nodes that were started together drift apart
 WALK_DEADLINE_S = 120.0
 
@@ -50,8 +52,14 @@ class Reader:
         """Begin to read."""
         self._thread.start()
 
+    @property
+    def fetcher(self) -> "Fetcher":
+        """What downloads templates and data."""
+        return self._registry.fetcher
+
     def refresh(self) -> None:
-        """Read now instead of at the next interval."""
+        """Read now instead of at the next interval, also from an address that failed lately."""
+        self._registry.retry()
         with self._due:
             self._asked = True
             self._due.notify_all()

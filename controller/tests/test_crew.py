@@ -107,11 +107,11 @@ def test_a_download_called_off_ends_at_its_next_block(site):
     site.hold["a", "fetch_data"] = release
     site.crew.assign("a", steps("a", "fetch_data"))
     until(lambda: site.done)
-    site.crew.progress("a", 10, 100)
+    site.crew.progress("a", "data", 10, 100)
     assert (site.crew.jobs()["a"].fetched, site.crew.jobs()["a"].size) == (10, 100)
     site.crew.cancel("a")
     with pytest.raises(Cancelled):
-        site.crew.progress("a", 20, 100)
+        site.crew.progress("a", "data", 20, 100)
 
 
 def test_close_waits_for_the_step_under_way_and_takes_nothing_new(site):

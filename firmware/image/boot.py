@@ -6,6 +6,7 @@ starts. The boot partition holds GRUB's configuration, the counter file and the 
 
 import os
 import struct
+from collections.abc import Sequence
 
 from firmware.image import tools
 from firmware.image.layout import MIB, SECTOR, Partition
@@ -15,8 +16,9 @@ GRUB_DIR = "/usr/lib/grub"
 CONFIG_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "upgrade", "boot")
 CONFIG_FILES = ("grub.cfg", "slots.cfg")
 _MODULES = (
-    "part_gpt fat squash4 loadenv test true regexp normal configfile linux serial terminal echo sleep reboot boot"
-).split()
+    *("part_gpt", "fat", "squash4", "loadenv", "test", "true", "regexp", "normal", "configfile"),
+    *("linux", "boot", "serial", "terminal", "echo", "sleep", "reboot"),
+)
 # An empty disk name means the disk GRUB itself was read from; 2 is the boot partition's number.
 _PREFIX = "(,gpt2)/grub"
 _FAT_SERIAL = "6C0F1A5E"
@@ -52,7 +54,9 @@ def bios_images(work: str, bios: Partition, epoch: int) -> tuple[bytes, bytes]:
     return bytes(first), bytes(core)
 
 
-def write_boot_partition(path: str, part: Partition, work: str, starts: dict[str, str], options: str, epoch: int) -> None:
+def write_boot_partition(
+    path: str, part: Partition, work: str, starts: dict[str, str], options: str, epoch: int
+) -> None:
     """Make the boot partition as the file `path`.
 
     starts: starts left of each slot (see upgrade/counter.py). options: further words for the kernel's command line.
@@ -64,7 +68,7 @@ def write_boot_partition(path: str, part: Partition, work: str, starts: dict[str
         file.truncate(part.size)
     tools.run(["mkfs.fat", "-F", "16", "-i", _FAT_SERIAL, "-n", "CONFINE", "--invariant", path], epoch)
     files = [(os.path.join(CONFIG_DIR, name), f"::/grub/{name}") for name in CONFIG_FILES]
-    files.append((_write(work, "grubenv", counter.make(starts)), "::/grub/grubenv"))
+    files.append((_write(work, "grubenv", counter.make(dict(starts))), "::/grub/grubenv"))
     if options:
         files.append((_write(work, "options.cfg", f'set options="{options}"\n'.encode()), "::/grub/options.cfg"))
     efi = os.path.join(work, "BOOTX64.EFI")
@@ -75,7 +79,7 @@ def write_boot_partition(path: str, part: Partition, work: str, starts: dict[str
         tools.run(["mcopy", "-i", path, source, target], epoch)
 
 
-def _mkimage(target: str, path: str, modules: list[str], epoch: int) -> None:
+def _mkimage(target: str, path: str, modules: Sequence[str], epoch: int) -> None:
     argv = ["grub-mkimage", "-O", target, "-d", os.path.join(GRUB_DIR, target), "-p", _PREFIX, "-o", path]
     tools.run([*argv, *modules], epoch)
     if os.path.getsize(path) > MIB:

@@ -6,6 +6,7 @@ another order, requests run side by side):
     {"id": 1, "argv": ["ls", "/"], "stdin_b64": "…", "timeout": 30}    runs a command; stdin and timeout (s, 60) optional
     {"id": 2, "read": "/etc/hostname"}                                 gives a file's content as out_b64
     {"id": 3, "write": "/tmp/x", "data_b64": "…", "mode": 420}         replaces a file, making its directories
+    {"id": 4, "ask": "/run/x.sock", "data_b64": "…", "timeout": 10}    sends to a UNIX socket, gives the line it answers
 
     {"id": 1, "status": 0, "out_b64": "…", "err_b64": "…"}             the answer to each of them
 
@@ -23,6 +24,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -88,6 +90,21 @@ def write_file(path: str, content: bytes, mode: int) -> None:
     os.replace(fresh, path)
 
 
+def ask(path: str, data: bytes, timeout: float) -> bytes:
+    """Sends `data` to the UNIX socket `path`; gives what it answers up to the end of a line. No process is started:
+    a harness may ask often without changing what it measures."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(timeout)
+        client.connect(path)
+        client.sendall(data)
+        parts = [b""]
+        while not parts[-1].endswith(b"\n"):
+            parts.append(client.recv(65536))
+            if not parts[-1]:
+                break
+        return b"".join(parts)
+
+
 def carry_out(request: "dict[str, Any]") -> "tuple[int, bytes, bytes]":
     """Does what one request asks; gives (status, output, error output)."""
     if "argv" in request:
@@ -101,9 +118,12 @@ def carry_out(request: "dict[str, Any]") -> "tuple[int, bytes, bytes]":
             content = base64.b64decode(request["data_b64"])
             write_file(request["write"], content, request.get("mode", 0o644))
             return 0, b"", b""
+        if "ask" in request:
+            content = base64.b64decode(request["data_b64"])
+            return 0, ask(request["ask"], content, request.get("timeout") or DEFAULT_TIMEOUT_S), b""
     except OSError as error:
         return 1, b"", str(error).encode()
-    return 2, b"", b"a request has argv, read or write"
+    return 2, b"", b"a request has argv, read, write or ask"
 
 
 def answer(line: bytes) -> bytes:

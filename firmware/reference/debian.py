@@ -127,7 +127,9 @@ class Archive:
         argv = ["apt-get", "-q", "-y"]
         for name, value in options.items():
             argv += ["-o", f"{name}={value}"]
-        return run([*argv, *words], env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"})
+        env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+        # `apt-get download` writes into the current directory.
+        return run([*argv, *words], env, cwd=here / "packages")
 
     def _update(self) -> None:
         """Fetches the lists of packages, once for each build that needs any package."""
@@ -140,15 +142,21 @@ class Archive:
         self._apt("update", "--error-on=any")
         self.updated = True
 
-    def fetch(self, names: Sequence[str]) -> list[Deb]:
-        """Fetches packages with what they depend on, sorted by name.
+    def fetch(self, names: Sequence[str], dependencies: bool = True) -> list[Deb]:
+        """Fetches packages, with what they depend on unless told otherwise, sorted by name.
 
         What was fetched before is not fetched again. Raises BuildError for an unknown package or a wrong checksum.
         """
         with locked("debian"):
             self._update()
-            shown = self._apt("-o", f"Dir::Cache::archives={self.directory}/none", "--print-uris", "install", *names)
-            self._apt("--download-only", "install", *names)
+            if dependencies:
+                # With an empty cache apt names all packages, not only those still to be fetched.
+                empty = f"Dir::Cache::archives={self.directory}/none"
+                shown = self._apt("-o", empty, "--print-uris", "install", *names)
+                self._apt("--download-only", "install", *names)
+            else:
+                shown = self._apt("--print-uris", "download", *names)
+                self._apt("download", *names)
         debs = [self._deb(line) for line in shown.splitlines() if line.startswith("'")]
         if not debs:
             raise BuildError(f"apt offered nothing for {' '.join(names)}: it said {shown[:500]}")

@@ -211,7 +211,7 @@ class SliverTarget(Record):
 
 
 class NodeTarget(Record):
-    """What the registry says of this node. `resources`: {name: (max_req, dflt_req)}, disk and memory in MiB."""
+    """What the registry says of this node. `resources`: {name: (max_req or None, dflt_req)}, disk and memory in MiB."""
 
     FIELDS = ("id", "uri", "name", "description", "arch", "set_state", "boot_sn", "group_id", "keys",
               "resources", "direct_ifaces", "mgmt_addr", "problems")  # fmt: skip
@@ -227,7 +227,7 @@ class NodeTarget(Record):
         boot_sn: int,
         group_id: "int | None",
         keys: "list[str]",
-        resources: "dict[str, tuple[int, int]]",
+        resources: "dict[str, tuple[int | None, int]]",
         direct_ifaces: "list[str]",
         mgmt_addr: "str | None",
         problems: "list[Problem]",

@@ -1,6 +1,6 @@
 """Declared schemas: what a document from outside may hold, and what becomes of the rest.
 
-A schema is built from the small classes below (`Int`, `Text`, `Choice`, `Ref`, `List`, `Object`, ...). `check()` holds a
+A schema is built from the small classes below (`Int`, `Text`, `Choice`, `List`, `Object`, ...). `check()` holds a
 value against one and gives a clean copy: only declared members, every value of the declared type and within
 its bounds. Unknown members are dropped without a word (the registry may be newer than the node). An unusable
 value is named by its JSON pointer, with what was found and what is allowed; then either its default stands in

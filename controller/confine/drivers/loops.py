@@ -41,18 +41,18 @@ def attach(path: str, readonly: bool, offset: int = 0, direct: bool = False) -> 
             except OSError as error:
                 os.close(handle)
                 if error.errno != errno.EBUSY:
-                    raise StepError("loop device %s does not take %s: %s" % (device, path, error.strerror))
+                    raise StepError("loop device {} does not take {}: {}".format(device, path, error.strerror))
                 continue  # someone else was faster with this device
             return handle, device
     finally:
         os.close(backing)
-    raise StepError("no free loop device for %s after %d tries" % (path, TRIES))
+    raise StepError("no free loop device for {} after {} tries".format(path, TRIES))
 
 
 def backing_file(device: str) -> "str | None":
     """The file behind block device `device` ("major:minor"); None if it is no loop device in use."""
     try:
-        with open("/sys/dev/block/%s/loop/backing_file" % device, "rb") as file:
+        with open("/sys/dev/block/{}/loop/backing_file".format(device), "rb") as file:
             return os.fsdecode(file.read().rstrip(b"\n"))
     except OSError:
         return None
@@ -72,9 +72,9 @@ def _free_device() -> str:
     try:
         control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise StepError("no loop devices (%s: %s): load the kernel module loop" % (CONTROL, error.strerror))
+        raise StepError("no loop devices ({}: {}): load the kernel module loop".format(CONTROL, error.strerror))
     try:
-        return "/dev/loop%d" % fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+        return "/dev/loop{}".format(fcntl.ioctl(control, LOOP_CTL_GET_FREE))
     finally:
         os.close(control)
 
@@ -87,5 +87,5 @@ def _open_node(device: str, readonly: bool) -> int:
             return os.open(device, (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC)
         except FileNotFoundError:
             if time.monotonic() > deadline:
-                raise StepError("the node %s did not appear: is devtmpfs mounted at /dev?" % device)
+                raise StepError("the node {} did not appear: is devtmpfs mounted at /dev?".format(device))
             time.sleep(0.02)

@@ -99,7 +99,7 @@ def mount_image(path: str, target: str, fstype: str, readonly: bool, data: str =
         flags = MS_NOSUID | MS_NODEV | MS_NOATIME | (MS_RDONLY if readonly else 0)
         syscalls.mount(device, target, fstype, flags, data)
     except OSError as error:
-        raise StepError("%s cannot be mounted as %s: %s" % (path, fstype, error.strerror))
+        raise StepError("{} cannot be mounted as {}: {}".format(path, fstype, error.strerror))
     finally:
         os.close(handle)
 
@@ -138,12 +138,14 @@ def mount_overlay(lower: str, upper: str, work: str, target: str) -> None:
     template could carry such marks that lead elsewhere."""
     for path in (lower, upper, work):
         if any(mark in path for mark in ",:\\"):
-            raise StepError("the path %s cannot stand in an overlay's options: it has a comma, colon or backslash" % path)
-    data = "lowerdir=%s,upperdir=%s,workdir=%s,metacopy=off,redirect_dir=nofollow,index=off" % (lower, upper, work)
+            raise StepError(
+                "the path {} cannot stand in an overlay's options: it has a comma, colon or backslash".format(path)
+            )
+    data = "lowerdir={},upperdir={},workdir={},metacopy=off,redirect_dir=nofollow,index=off".format(lower, upper, work)
     try:
         syscalls.mount("overlay", target, "overlay", MS_NODEV | MS_NOATIME, data)
     except OSError as error:
-        raise StepError("the overlay %s cannot be mounted: %s" % (target, error.strerror))
+        raise StepError("the overlay {} cannot be mounted: {}".format(target, error.strerror))
 
 
 def unmount(target: str) -> None:
@@ -157,7 +159,9 @@ def unmount(target: str) -> None:
             if error.errno in (errno.EINVAL, errno.ENOENT):
                 return  # not mounted
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise StepError("%s cannot be unmounted: %s%s" % (target, error.strerror, _users_note(target, error)))
+                raise StepError(
+                    "{} cannot be unmounted: {}{}".format(target, error.strerror, _users_note(target, error))
+                )
         time.sleep(0.05)
 
 
@@ -200,7 +204,7 @@ def _clone(path: str) -> int:
     try:
         return syscalls.syscall(syscalls.OPEN_TREE, path, AT_FDCWD, os.fsencode(path), flags)
     except OSError as error:
-        raise StepError("%s cannot be cloned as a mount: %s" % (path, error.strerror))
+        raise StepError("{} cannot be cloned as a mount: {}".format(path, error.strerror))
 
 
 def _set_attributes(tree: int, attributes: int, namespace: int, path: str) -> None:
@@ -210,9 +214,12 @@ def _set_attributes(tree: int, attributes: int, namespace: int, path: str) -> No
         syscalls.syscall(syscalls.MOUNT_SETATTR, path, tree, b"", AT_EMPTY_PATH, wanted, len(wanted))
     except OSError as error:
         if error.errno == errno.EINVAL and attributes & MOUNT_ATTR_IDMAP:
-            raise StepError("the kernel cannot id-map the file system of %s: squashfs needs Linux 6.6, this is %s"
-                            % (path, os.uname().release))  # fmt: skip
-        raise StepError("the mount of %s does not take its attributes: %s" % (path, error.strerror))
+            raise StepError(
+                "the kernel cannot id-map the file system of {}: squashfs needs Linux 6.6, this is {}".format(
+                    path, os.uname().release
+                )
+            )
+        raise StepError("the mount of {} does not take its attributes: {}".format(path, error.strerror))
 
 
 def _attach_tree(tree: int, target: str) -> None:
@@ -220,7 +227,7 @@ def _attach_tree(tree: int, target: str) -> None:
         arguments = (tree, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH)
         syscalls.syscall(syscalls.MOVE_MOUNT, target, *arguments)
     except OSError as error:
-        raise StepError("nothing can be mounted at %s: %s" % (target, error.strerror))
+        raise StepError("nothing can be mounted at {}: {}".format(target, error.strerror))
 
 
 def _user_namespace(id_base: int) -> int:
@@ -232,14 +239,14 @@ def _user_namespace(id_base: int) -> int:
         ["unshare", "-U", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        base = "/proc/%d" % holder.pid
+        base = "/proc/{}".format(holder.pid)
         _await_namespace(holder, base)
         for name in ("uid_map", "gid_map"):
             with open(base + "/" + name, "w") as file:
-                file.write("0 %d %d\n" % (id_base, ID_COUNT))
+                file.write("0 {} {}\n".format(id_base, ID_COUNT))
         return os.open(base + "/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StepError("no user namespace for ids from %d: %s" % (id_base, error))
+        raise StepError("no user namespace for ids from {}: {}".format(id_base, error))
     finally:
         holder.kill()
         holder.wait()

@@ -91,5 +91,7 @@ def syncfs(descriptor: int) -> None:
 def open_in_root(root: int, path: bytes, flags: int, mode: int = 0) -> int:
     """Open `path` as a process with its root directory at descriptor `root` would: no `..`, absolute name or
     symbolic link leads out of it, nor into another mount. Linux 5.6."""
-    how = bytearray(struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS))
+    how = bytearray(
+        struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS)
+    )
     return syscall(OPENAT2, os.fsdecode(path), root, path, how, len(how))

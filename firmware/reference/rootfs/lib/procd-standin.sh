@@ -1,6 +1,6 @@
 # The few calls of OpenWrt's procd.sh that the project's init scripts make, without procd: each instance is kept
 # running by /usr/libexec/supervise, whose process id lies in /run/supervise/NAME.pid. Sourced by /etc/rc.common.
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154 # name is that of rc.common
 
 supervised=/run/supervise
 
@@ -34,13 +34,15 @@ procd_quoted() {
 
 procd_close_instance() {
 	mkdir -p "$supervised"
-	eval "set -- $procd_command"
-	[ $# -gt 0 ] || { echo "$name: the instance has no command" >&2 && return 1; }
+	eval "set -- '$name.$procd_instance' '$procd_term_timeout' '$procd_respawn' $procd_command"
+	if [ $# -eq 3 ]; then
+		echo "$name: the instance has no command" >&2
+		return 1
+	fi
 	(
-		eval "set -- /usr/libexec/supervise '$name.$procd_instance' '$procd_term_timeout' '$procd_respawn' $procd_command"
 		[ -z "$procd_env" ] || eval "export $procd_env"
-		exec setsid "$@" </dev/null >/dev/null 2>&1 &
-	)
+		setsid /usr/libexec/supervise "$@" 2>&1 | logger -t "$name" -p daemon.info
+	) </dev/null >/dev/null 2>&1 &
 }
 
 # Triggers need procd's events: what changes here is reloaded by hand.
@@ -70,6 +72,9 @@ start() {
 }
 
 stop() {
+	if command -v stop_service >/dev/null; then
+		stop_service
+	fi
 	procd_pids=$(procd_supervisors)
 	for procd_pid in $procd_pids; do
 		kill -TERM "$procd_pid"

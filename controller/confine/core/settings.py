@@ -1,0 +1,314 @@
+"""The node's own settings: the UCI package `confine` as one checked record.
+
+Every option is declared once, in OPTIONS, with its datatype, bounds and default. An option that cannot be used is
+named in a `Problem` and its default stands; the options that say which node this is and whom it trusts have
+defaults that switch the registry off (fail closed). Names of sections and options that existing image
+generators write are kept (registry API, "What the original image generator injects").
+"""
+
+from confine.core.addressing import MAX_NODE_ID, parse_ipv4, parse_ipv6, parse_mac_prefix16, parse_prefix24
+from confine.core.addressing import parse_prefix48 as prefix48
+from confine.core.model import Problem, Record
+from confine.core.text import HEX_DIGITS, is_decimal, nearest, only, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TRUE_WORDS = ("1", "on", "true", "yes", "enabled")
+FALSE_WORDS = ("0", "off", "false", "no", "disabled")
+MAX_LIST = 64
+MAX_TEXT = 512
+MAX_MIB = 1 << 30
+
+
+# One parser for each datatype: text and bounds to value; ValueError says what is allowed.
+
+
+def parse_node_id(text: str, bounds: None) -> int:
+    """Node id as the image generators write it: up to 4 hex digits, 0001-fff0."""
+    lowered = text.lower()
+    if only(lowered, HEX_DIGITS) and len(lowered) <= 4 and 1 <= int(lowered, 16) <= MAX_NODE_ID:
+        return int(lowered, 16)
+    raise ValueError("must be a node id as hex digits, 0001 to fff0")
+
+
+def parse_int(text: str, bounds: "tuple[int, int]") -> int:
+    """A whole decimal number within `bounds`, both included."""
+    low, high = bounds
+    if is_decimal(text) and len(text) <= 15 and low <= int(text) <= high:
+        return int(text)
+    raise ValueError("must be a whole number from " + str(low) + " to " + str(high))
+
+
+def parse_bool(text: str, bounds: None) -> bool:
+    """One of UCI's words for yes and no."""
+    if text in TRUE_WORDS:
+        return True
+    if text in FALSE_WORDS:
+        return False
+    raise ValueError("must be 1 or 0")
+
+
+def parse_path(text: str, bounds: None) -> str:
+    """An absolute path without '..' and control characters; final slashes go."""
+    path = text.rstrip("/")
+    if not text.startswith("/") or not path or ".." in path.split("/") or any(char < " " for char in text):
+        raise ValueError("must be an absolute path below / without '..'")
+    return path
+
+
+def parse_uri(text: str, bounds: "tuple[str, ...]") -> str:
+    """A URI with one of the schemes of `bounds`, printable ASCII, with a final slash (a registry's base)."""
+    scheme = text.split("://", 1)[0]
+    if "://" not in text or scheme not in bounds or not all("!" <= char <= "~" for char in text):
+        raise ValueError("must be a URI that begins with " + " or ".join(word + "://" for word in bounds))
+    rest = text.split("://", 1)[1]
+    if not rest or (scheme != "file" and rest[0] in "/:"):
+        raise ValueError("must name a host after " + scheme + "://")
+    if scheme == "file" and not rest.startswith("/"):
+        raise ValueError("must be an absolute path after file://")
+    return text if text.endswith("/") else text + "/"
+
+
+def parse_ifname(text: str, bounds: None) -> str:
+    """A Linux interface name."""
+    if (
+        1 <= len(text) <= 15
+        and text not in (".", "..")
+        and all("!" <= char <= "~" and char not in "/:" for char in text)
+    ):
+        return text
+    raise ValueError("must be an interface name of at most 15 characters")
+
+
+def parse_mac_prefix(text: str, bounds: None) -> str:
+    """Two bytes like 54:c0."""
+    return parse_mac_prefix16(text)
+
+
+def parse_ipv4_prefix(text: str, bounds: None) -> str:
+    """192.168.241 or 192.168.241.0/24."""
+    return parse_prefix24(text)
+
+
+def parse_ipv6_prefix(text: str, bounds: None) -> str:
+    """fdbd:e804:6aa9::/48, with or without the ending."""
+    return prefix48(text.lower())
+
+
+def parse_address(text: str, bounds: None) -> str:
+    """An IPv4 or IPv6 address."""
+    try:
+        if ":" in text:
+            parse_ipv6(text)
+        else:
+            parse_ipv4(text)
+    except ValueError:
+        raise ValueError("must be an IPv4 or IPv6 address")
+    return text
+
+
+SCHEMES = ("https", "http", "file")
+MIB = (0, MAX_MIB)
+SIZE = (1, MAX_MIB)
+ID = (1, 0xFFFFFFFFFFFF)
+
+# (section, option, attribute, parser, bounds, default, is a list). Attribute None: known to existing image
+# generators and left to other parts of the node. Sizes are in MiB.
+OPTIONS = (
+    ("node", "id", "node_id", parse_node_id, None, None, False),
+    ("node", "local_ifname", "local_ifname", parse_ifname, None, None, False),
+    ("node", "mac_prefix16", "mac_prefix16", parse_mac_prefix, None, "54:c0", False),
+    ("node", "priv_ipv4_prefix24", "priv_ipv4_prefix24", parse_ipv4_prefix, None, "192.168.241", False),
+    ("node", "sync_node_admins", "sync_node_admins", parse_bool, None, True, False),
+    ("node", "data_dir", "data_dir", parse_path, None, "/srv/confine", False),
+    ("node", "public_ipv4_avail", None, None, None, None, False),
+    ("node", "rd_public_ipv4_proto", None, None, None, None, False),
+    ("node", "sl_public_ipv4_proto", None, None, None, None, False),
+    ("node", "sl_public_ipv4_addrs", None, None, None, None, False),
+    ("node", "rd_if_iso_parents", None, None, None, None, False),
+    ("node", "state", None, None, None, None, False),
+    ("node", "tinc_gateway", None, None, None, None, False),
+    ("registry", "base_uri", "registry_uris", parse_uri, SCHEMES, None, True),
+    ("registry", "cert", "registry_cert", parse_path, None, None, False),
+    ("registry", "plain_http", "plain_http", parse_bool, None, False, False),
+    ("registry", "interval", "interval_s", parse_int, (5, 86400), 60, False),
+    ("testbed", "mgmt_ipv6_prefix48", "mgmt_ipv6_prefix48", parse_ipv6_prefix, None, None, False),
+    ("testbed", "priv_ipv6_prefix48", "priv_ipv6_prefix48", parse_ipv6_prefix, None, "fdbd:e804:6aa9", False),
+    ("testbed", "debug_ipv6_prefix48", "debug_ipv6_prefix48", parse_ipv6_prefix, None, "fd5f:eee5:e6ad", False),
+    ("policy", "memory_total", "memory_total_mib", parse_int, MIB, None, False),
+    ("policy", "memory_reserve", "memory_reserve_mib", parse_int, MIB, 64, False),
+    ("policy", "disk_total", "disk_total_mib", parse_int, MIB, None, False),
+    ("policy", "disk_reserve", "disk_reserve_mib", parse_int, MIB, 128, False),
+    ("policy", "slice_share", "slice_share_percent", parse_int, (1, 100), 100, False),
+    ("policy", "accept_groups", "accept_groups", parse_int, ID, None, True),
+    ("policy", "accept_slices", "accept_slices", parse_int, ID, None, True),
+    ("policy", "refuse_slices", "refuse_slices", parse_int, ID, None, True),
+    ("policy", "cache_max", "cache_max_mib", parse_int, SIZE, 1024, False),
+    ("policy", "template_max", "template_max_mib", parse_int, SIZE, 2048, False),
+    ("sliver", "memory_max", "sliver_memory_max_mib", parse_int, SIZE, None, False),
+    ("sliver", "disk_max", "sliver_disk_max_mib", parse_int, SIZE, None, False),
+    ("sliver", "memory_default", "sliver_memory_default_mib", parse_int, SIZE, 64, False),
+    ("sliver", "disk_default", "sliver_disk_default_mib", parse_int, SIZE, 128, False),
+    ("sliver", "cpu_percent_max", "cpu_percent_max", parse_int, (1, 100000), None, False),
+    ("sliver", "cpu_weight", "cpu_weight", parse_int, (1, 10000), 100, False),
+    ("sliver", "pids_max", "pids_max", parse_int, (8, 4194304), 512, False),
+    ("sliver", "io_mib_s", "io_mib_s", parse_int, (1, 1 << 20), None, False),
+    ("sliver", "io_ops", "io_ops", parse_int, (1, 1 << 30), None, False),
+    ("sliver", "dns", "dns", parse_address, None, None, True),
+)
+SECTIONS = ("node", "registry", "testbed", "policy", "sliver")
+
+
+class Settings(Record):
+    """The settings in force; see OPTIONS for what each means. None: not set (no limit, or the machine's own size)."""
+
+    FIELDS = tuple(row[2] for row in OPTIONS if row[2])
+
+    node_id: "int | None"
+    local_ifname: "str | None"
+    mac_prefix16: str
+    priv_ipv4_prefix24: str
+    sync_node_admins: bool
+    data_dir: str
+    registry_uris: "list[str]"
+    registry_cert: "str | None"
+    plain_http: bool
+    interval_s: int
+    mgmt_ipv6_prefix48: "str | None"
+    priv_ipv6_prefix48: str
+    debug_ipv6_prefix48: str
+    memory_total_mib: "int | None"
+    memory_reserve_mib: int
+    disk_total_mib: "int | None"
+    disk_reserve_mib: int
+    slice_share_percent: int
+    accept_groups: "list[int]"
+    accept_slices: "list[int]"
+    refuse_slices: "list[int]"
+    cache_max_mib: int
+    template_max_mib: int
+    sliver_memory_max_mib: "int | None"
+    sliver_disk_max_mib: "int | None"
+    sliver_memory_default_mib: int
+    sliver_disk_default_mib: int
+    cpu_percent_max: "int | None"
+    cpu_weight: int
+    pids_max: int
+    io_mib_s: "int | None"
+    io_ops: "int | None"
+    dns: "list[str]"
+
+    def __init__(self, **values: "Any") -> None:
+        """All defaults, with `values` over them by attribute name."""
+        for row in OPTIONS:
+            attribute, default, is_list = row[2], row[5], row[6]
+            if attribute:
+                setattr(self, attribute, values.pop(attribute, [] if is_list else default))
+        if values:
+            raise TypeError("Settings has no " + ", ".join(sorted(values)))
+
+
+def _pointer(section: str, option: str) -> str:
+    return "/" + section + "/" + option
+
+
+def _as_list(value: object) -> "list[str] | None":
+    """An option's value as a list of words; None if it is not text all through or too much of it."""
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_LIST:
+        return None
+    words = list(value)
+    return words if all(isinstance(word, str) and len(word) <= MAX_TEXT for word in words) else None
+
+
+def _parse_list(row: "tuple[Any, ...]", value: object, problems: "list[Problem]") -> "list[Any]":
+    """The entries that can be used; each of the others is a problem of its own."""
+    section, option, parser, bounds = row[0], row[1], row[3], row[4]
+    words = _as_list(value)
+    member = _pointer(section, option)
+    if words is None:
+        problems.append(
+            Problem(member, shown(value) + " is not a list of at most " + str(MAX_LIST) + " words; ignored.")
+        )
+        return []
+    parsed = []
+    for word in words:
+        try:
+            entry = parser(word, bounds)
+        except ValueError as error:
+            problems.append(Problem(member, shown(word) + ": " + str(error) + "; this entry is ignored."))
+            continue
+        if entry not in parsed:
+            parsed.append(entry)
+    return parsed
+
+
+def _parse_option(row: "tuple[Any, ...]", value: object, problems: "list[Problem]") -> "Any":
+    """The value of one option, or its default and a problem."""
+    section, option, parser, bounds, default, is_list = row[0], row[1], row[3], row[4], row[5], row[6]
+    if is_list:
+        return _parse_list(row, value, problems)
+    try:
+        if not isinstance(value, str) or len(value) > MAX_TEXT:
+            raise ValueError("must be one text of at most " + str(MAX_TEXT) + " characters")
+        return parser(value.strip(), bounds)
+    except ValueError as error:
+        stands = "it stays unset" if default is None else "the default " + str(default) + " is used"
+        problems.append(Problem(_pointer(section, option), shown(value) + ": " + str(error) + "; " + stands + "."))
+        return default
+
+
+def _unknown(word: str, choices: "list[str]") -> str:
+    meant = nearest(word, choices)
+    return "is not known and ignored" + (": did you mean '" + meant + "'?" if meant else ".")
+
+
+def _parse_section(name: str, options: "dict[str, Any]", values: "dict[str, Any]", problems: "list[Problem]") -> None:
+    rows = {row[1]: row for row in OPTIONS if row[0] == name}
+    for option in sorted(str(key) for key in options):
+        if option.startswith("."):
+            continue
+        row = rows.get(option)
+        if row is None:
+            problems.append(Problem(_pointer(name, option), "This option " + _unknown(option, list(rows))))
+        elif row[2]:
+            values[row[2]] = _parse_option(row, options[option], problems)
+
+
+def parse(uci: "dict[str, dict[str, Any]]") -> "tuple[Settings, list[Problem]]":
+    """Settings of `uci`, the package `confine` as {section name: {".type": type, option: text or list of texts}}.
+
+    Never raises: whatever cannot be used is in the list of problems, member "/section/option".
+    """
+    values: "dict[str, Any]" = {}
+    problems: "list[Problem]" = []
+    for name in sorted(str(key) for key in uci):
+        options = uci[name]
+        if name not in SECTIONS:
+            problems.append(Problem("/" + name, "This section " + _unknown(name, list(SECTIONS))))
+        elif not isinstance(options, dict) or options.get(".type", name) != name:
+            problems.append(Problem("/" + name, "This section must read: config " + name + " '" + name + "'; ignored."))
+        else:
+            _parse_section(name, options, values, problems)
+    _fail_closed(values, problems)
+    return Settings(**values), problems
+
+
+def _fail_closed(values: "dict[str, Any]", problems: "list[Problem]") -> None:
+    """Take out what must not be used together: plain http without consent, TLS with a certificate that is unusable."""
+    certificate_lost = any(problem.member == "/registry/cert" for problem in problems)
+    kept = []
+    for uri in values.get("registry_uris", []):
+        wrong = None
+        if uri.startswith("http://") and not values.get("plain_http", False):
+            wrong = "plain http needs registry.plain_http '1' and is meant for the management overlay alone."
+        elif uri.startswith("https://") and certificate_lost:
+            wrong = "set right registry.cert first."
+        if wrong:
+            problems.append(Problem("/registry/base_uri", uri + " is not used: " + wrong))
+        else:
+            kept.append(uri)
+    values["registry_uris"] = kept

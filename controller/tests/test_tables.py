@@ -1,0 +1,79 @@
+"""What a person reads: the status table and the plan."""
+
+import pytest
+
+from confine import tables
+
+
+def doc(**changes):
+    sliver = {
+        "id": "5@1", "slice_name": "mesh", "state": "started", "set_state": "start", "nr": 1,
+        "address": "192.168.241.1", "limits": {"memory_mib": 32, "disk_mib": 64}, "errors": [], "progress": None,
+        "usage": {"memory_bytes": 3 * 1048576, "cpu_usec": 1500000},
+    }  # fmt: skip
+    sliver.update(changes)
+    return {
+        "node": {"id": 1, "name": "tower", "state": "production", "set_state": "production", "errors": []},
+        "registry": {"uris": ["https://registry/api/"], "last_read": 990.0, "error": None},
+        "lent": {"memory_booked": 32, "memory_total": 512, "disk_booked": 64, "disk_total": 2048},
+        "slivers": [sliver],
+    }
+
+
+def test_the_status_names_node_registry_and_each_sliver_with_its_use_and_limits():
+    text = tables.status(doc(), colour=False, now=1000.0)
+    assert "node 0001 tower  production" in text
+    assert "registry https://registry/api/  read 10 s ago" in text
+    row = [line for line in text.splitlines() if line.startswith("5@1")][0].split()
+    assert row == ["5@1", "mesh", "started", "start", "01", "192.168.241.1", "3.0", "/", "32", "1.5", "64"]
+
+
+def test_a_download_shows_how_far_it_is():
+    progress = {"step": "cache fetch template", "done": 5 * 1048576, "total": 10 * 1048576}
+    text = tables.status(doc(state="registered", progress=progress, usage=None), colour=False, now=0)
+    assert "cache fetch template [#####.....]  50%" in text
+
+
+def test_a_failed_sliver_says_why_in_its_line():
+    errors = [{"member": "/template", "message": "sha256 is aa.., not bb.."}]
+    text = tables.status(doc(state="fail_allocate", errors=errors), colour=False, now=0)
+    assert "/template sha256 is aa.., not bb.." in text
+
+
+def test_an_unreachable_registry_and_a_node_without_id_are_said_plainly():
+    status = doc()
+    status["registry"] = {"uris": [], "last_read": None, "error": "connection refused"}
+    status["node"] = {"id": None, "name": None, "state": "debug", "errors": [{"member": "", "message": "no id"}]}
+    text = tables.status(status, colour=False, now=0)
+    for words in ("registry none set  read never", "connection refused", "node (no id)", "no id"):
+        assert words in text
+
+
+def test_without_slivers_the_status_says_so():
+    status = doc()
+    status["slivers"] = []
+    assert "no slivers are asked for" in tables.status(status, colour=True, now=0)
+
+
+@pytest.mark.parametrize("seconds,text", [(0, "0 s ago"), (59, "59 s ago"), (60, "1 min ago"), (7200, "2 h ago"),
+                                          (200000, "2 d ago"), (-5, "0 s ago")])  # fmt: skip
+def test_ages_are_in_the_largest_unit(seconds, text):
+    assert tables.ago(0.0, float(seconds)) == text
+
+
+def test_the_plan_lists_steps_with_their_reasons_and_what_is_waited_for():
+    text = tables.plan({
+        "node_steps": [{"driver": "links", "verb": "bridge", "why": "the bridge is not there"}],
+        "slivers": {
+            "a": {"key": "5@1", "under_way": None, "waiting": "",
+                  "steps": [{"driver": "containers", "verb": "start", "why": "it is to run"}]},
+            "b": {"key": "6@1", "under_way": None, "steps": [], "waiting": "no number is free"},
+        },
+    })  # fmt: skip
+    assert "node  links bridge: the bridge is not there" in text
+    assert "5@1  1. containers start: it is to run" in text
+    assert "6@1  no number is free" in text
+
+
+def test_a_plan_of_nothing_says_that_all_is_as_asked():
+    assert tables.plan({"node_steps": [], "slivers": {}}) == "nothing to do: everything is as asked\n"

@@ -1,0 +1,169 @@
+"""Builds OpenWrt's libubox, libuci and `uci`, and the Python binding pyuci, from pinned sources with the host's gcc.
+
+The C sources come from the Rust crate libuci-sys (uci/Cargo.lock pins it), the binding from PyPI
+(uci/requirements.txt pins it). There are two builds: one for the reference image and its Python, and one for this
+machine, so that tests can use the real thing:
+
+    python3 firmware/reference/uci.py     makes build/uci/host/{bin/uci,lib,python}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from firmware.reference.debian import (
+    BUILD,
+    PROJECT,
+    Archive,
+    BuildError,
+    locked,
+    remove_tree,
+    run,
+    sha256_of,
+    unpack,
+)
+
+PINS = Path(__file__).with_name("uci")
+CRATE = "libuci-sys-1.0.5"
+BINDING = "pyuci-0.10.3"
+IMAGE_HEADERS = "libpython3.13-dev"
+VENV_PYTHON = PROJECT / ".venv/bin/python"
+
+# As in the CMakeLists.txt of each.
+UBOX_SOURCES = [
+    "avl", "avl-cmp", "base64", "blob", "blobmsg", "kvlist", "md5", "runqueue", "safe_list", "ulog", "uloop", "usock",
+    "ustream", "ustream-fd", "utils", "vlist",
+]  # fmt: skip
+UCI_SOURCES = ["blob", "delta", "file", "libuci", "parse", "util"]
+BINDING_SOURCES = ["ucimodule", "pyuci", "pyhelper"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a build goes below a root: the directories of program, libraries and Python modules.
+
+    rpath: where the libraries are looked for besides the system's own directories; empty for nowhere.
+    """
+
+    program: str
+    libraries: str
+    python: str
+    rpath: str
+
+
+IMAGE = Target("usr/sbin", "usr/lib/x86_64-linux-gnu", "usr/lib/python3/dist-packages", "")
+HOST = Target("bin", "lib", "python", "$ORIGIN/../lib")
+
+
+def inputs() -> str:
+    """The fingerprint of pins and recipe."""
+    files = [Path(__file__), PINS / "Cargo.lock", PINS / "Cargo.toml", PINS / "requirements.txt"]
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
+
+
+def sources(directory: Path) -> tuple[Path, Path]:
+    """Fetches crate and binding below `directory`, checked against their pins; gives where their sources lie."""
+    crates = directory / "crates"
+    if not (crates / CRATE).exists():
+        manifest = PINS / "Cargo.toml"
+        run(["cargo", "vendor", "--quiet", "--locked", "--versioned-dirs", "--manifest-path", manifest, crates])
+    downloads = directory / "python"
+    if not (downloads / BINDING).exists():
+        pip = [VENV_PYTHON if VENV_PYTHON.exists() else sys.executable, "-m", "pip", "--quiet"]
+        wanted = ["--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement", PINS / "requirements.txt"]
+        run([*pip, "download", *wanted, "--dest", downloads])
+        run(
+            ["tar", "--extract", "--no-same-owner", "--file", downloads / f"{BINDING}.tar.gz", "--directory", downloads]
+        )
+    return crates / CRATE, downloads / BINDING
+
+
+def gcc(output: Path, inputs: list[Path], flags: list[str]) -> None:
+    """Compiles and links in one go; the same bytes wherever the sources lie."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    common = ["-Os", "-std=gnu99", "-D_GNU_SOURCE", "-DNDEBUG", "-w", f"-ffile-prefix-map={BUILD}=.", "-s"]
+    run(["gcc", *common, "-o", output, *inputs, *flags])
+
+
+def compile_all(crate: Path, binding: Path, headers: list[Path], root: Path, target: Target) -> None:
+    """Compiles libraries, program and binding into `root`. `headers`: the include directories of the Python."""
+    libraries = root / target.libraries
+    # The crate keeps the headers as uci wants them: <libubox/….h>. uci's configuration switches on nothing.
+    (crate / "uci/uci_config.h").write_text("")
+    include = [f"-I{crate}", f"-I{crate}/uci"]
+    shared = ["-shared", "-fPIC"]
+    rpath = [f"-Wl,-rpath,{target.rpath}"] if target.rpath else []
+    link = [f"-L{libraries}", "-luci", "-lubox", *rpath]
+    ubox = [crate / f"libubox/{name}.c" for name in UBOX_SOURCES]
+    gcc(libraries / "libubox.so", ubox, [*include, *shared, "-Wl,-soname,libubox.so"])
+    uci = [crate / f"uci/{name}.c" for name in UCI_SOURCES]
+    options = ['-DUCI_PREFIX="/usr"', f"-L{libraries}", "-lubox", *rpath]
+    gcc(libraries / "libuci.so", uci, [*include, *shared, "-Wl,-soname,libuci.so", *options])
+    gcc(root / target.program / "uci", [crate / "uci/cli.c"], [*include, *link])
+    sources = [binding / f"{name}.c" for name in BINDING_SOURCES]
+    gcc(root / target.python / "uci.so", sources, [*include, *(f"-I{path}" for path in headers), *shared, *link])
+    for path in sorted((binding / "euci").glob("*.py")):
+        destination = root / target.python / "euci" / path.name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, destination)
+
+
+def image_headers(directory: Path) -> list[Path]:
+    """The include directories of the image's Python, from its package, unpacked below `directory`."""
+    unpacked = directory / "headers"
+    if not unpacked.exists():
+        (deb,) = Archive().fetch([IMAGE_HEADERS], dependencies=False)
+        unpack(deb, unpacked)
+    (version,) = (unpacked / "usr/include").glob("python3.*")
+    return [version, unpacked / "usr/include"]
+
+
+def host_headers() -> list[Path]:
+    """The include directories of the Python that runs the tests."""
+    question = "import sysconfig; print(sysconfig.get_path('include'))"
+    headers = Path(run([VENV_PYTHON, "-c", question]).strip())
+    if not (headers / "Python.h").exists():
+        raise BuildError(f"{headers}/Python.h is not there: install python3-dev")
+    return [headers]
+
+
+def build(target: Target, directory: Path = BUILD / "uci") -> Path:
+    """Brings the build for IMAGE or HOST up to date; gives its root. Raises BuildError."""
+    root = directory / ("host" if target is HOST else "image")
+    stamp = directory / f"{root.name}.json"
+    with locked("uci"):
+        made_from = inputs()
+        if stamp.exists() and json.loads(stamp.read_text()) == made_from and root.exists():
+            return root
+        stamp.unlink(missing_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        crate, binding = sources(directory)
+        fresh = directory / f"{root.name}.new"
+        remove_tree(fresh)
+        headers = host_headers() if target is HOST else image_headers(directory)
+        compile_all(crate, binding, headers, fresh, target)
+        remove_tree(root)
+        fresh.rename(root)
+        stamp.write_text(json.dumps(made_from))
+    return root
+
+
+def main() -> int:
+    """Builds the host's and prints where it is."""
+    try:
+        print(build(HOST))
+    except BuildError as error:
+        print(f"uci: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+//! Nothing: these packages only tell cargo what to fetch, and what not.
