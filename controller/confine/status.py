@@ -83,7 +83,7 @@ class Board:
         return {"node_steps": [step.as_doc() for step in plan.node_steps], "slivers": slivers}
 
     def _before_the_first_round(self) -> "dict[str, Any]":
-        node = {"id": self._settings.node_id, "name": None, "state": "debug", "errors": []}
+        node: dict[str, Any] = {"id": self._settings.node_id, "name": None, "state": "debug", "errors": []}
         lent = {"memory_booked": 0, "memory_total": 0, "disk_booked": 0, "disk_total": 0}
         return {"version": __version__, "time": time.time(), "round": 0, "node": node, "registry": self._registry(),
                 "lent": lent, "slivers": []}  # fmt: skip

@@ -35,7 +35,7 @@ DEFAULT_SIZES_MIB: Mapping[str, int] = {
 NAMES = ("bios", "boot", "pointer", "kernel-a", "root-a", "kernel-b", "root-b", "data")
 _TYPES = {"bios": TYPE_BIOS_BOOT, "boot": TYPE_EFI_SYSTEM}
 # boot: FAT16 has at least 4085 clusters; pointer: two copies 1 MiB apart; data: room for an ext4 journal.
-_MINIMUM_MIB = {"boot": 8, "pointer": 2, "data": 64}
+_MINIMUM_MIB = {"boot": 16, "pointer": 2, "data": 64}
 
 
 class LayoutError(ValueError):

@@ -3,7 +3,7 @@
 Requests and answers are JSON objects, one a line, each answer with the `id` of its request (answers may come in
 another order, requests run side by side):
 
-    {"id": 1, "argv": ["ls", "/"], "stdin_b64": "…", "timeout": 30}    runs a command; stdin and timeout (s, 60) optional
+    {"id": 1, "argv": ["ls", "/"], "stdin_b64": "…", "timeout": 30}    runs a command; stdin, timeout (s, 60) optional
     {"id": 2, "read": "/etc/hostname"}                                 gives a file's content as out_b64
     {"id": 3, "write": "/tmp/x", "data_b64": "…", "mode": 420}         replaces a file, making its directories
     {"id": 4, "ask": "/run/x.sock", "data_b64": "…", "timeout": 10}    sends to a UNIX socket, gives the line it answers

@@ -27,13 +27,14 @@ from firmware.reference.debian import BUILD, PROJECT, RELEASE, BuildError, locke
 HERE = Path(__file__).resolve().parent
 OUTPUT = BUILD / "reference"
 CONTROLLER = PROJECT / "controller/confine"
+UPGRADE = PROJECT / "upgrade"
 PYTHON_PATH = "usr/lib/python3/dist-packages"
+# As in the OpenWrt package; a link on Python's own path leads there.
+CONTROLLER_PATH = "usr/lib/confine/confine"
+UPGRADE_PATH = "usr/lib/confine/upgrade"
 # Fast to write, and to read on an emulated CPU; level 15 would save 8 % and take four times as long.
 COMPRESSION = ["-comp", "zstd", "-Xcompression-level", "5"]
 SECRET_FILES = {"etc/shadow"}
-WRAPPER = """#!/bin/sh
-exec python3 -I -m confine.cli "$@"
-"""
 
 
 def source_files(*directories: Path) -> list[Path]:
@@ -63,7 +64,7 @@ def base_inputs() -> str:
 
 def image_inputs() -> str:
     """The fingerprint of all of the image's sources."""
-    sources = source_files(HERE, PROJECT / "files/etc", CONTROLLER)
+    sources = source_files(HERE, PROJECT / "files/etc", CONTROLLER, UPGRADE)
     return fingerprint([path for path in sources if path.suffix != ".md"])
 
 
@@ -102,11 +103,12 @@ def stage_root(base: Path, libuci: Path, stage: Path) -> None:
     put_tree(libuci, stage)
     put_tree(HERE / "rootfs", stage)
     put_tree(PROJECT / "files/etc", stage / "etc")
-    put_tree(CONTROLLER, stage / PYTHON_PATH / "confine")
+    put_tree(CONTROLLER, stage / CONTROLLER_PATH)
+    put_tree(UPGRADE, stage / UPGRADE_PATH)
+    (stage / PYTHON_PATH / "confine").symlink_to(f"/{CONTROLLER_PATH}")
     put((HERE / "agent.py").read_bytes(), stage / "usr/libexec/confine-agent.py", 0o644)
-    put(WRAPPER.encode(), stage / "usr/sbin/confine", 0o755)
     enable_init_scripts(stage)
-    root.compile_python(stage, f"/{PYTHON_PATH}/confine", f"/{PYTHON_PATH}/euci")
+    root.compile_python(stage, f"/{CONTROLLER_PATH}", f"/{UPGRADE_PATH}", f"/{PYTHON_PATH}/euci")
 
 
 def write_squashfs(stage: Path, output: Path, timestamp: int) -> None:
@@ -133,7 +135,7 @@ def write_image(base: Path, output: Path, inputs: str) -> dict[str, object]:
         "release": RELEASE,
         "kernel": record["kernel"],
         "packages": record["packages"],
-        "sources": [uci.CRATE, uci.BINDING],
+        "sources": uci.pins(),
         "sha256": {name: sha256_of(fresh / name) for name in names},
         "inputs": inputs,
     }

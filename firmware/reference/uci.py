@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -68,6 +69,15 @@ def inputs() -> str:
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
+def pins() -> list[dict[str, str]]:
+    """What versions.json says of the sources: name and version, sha256 of the archive."""
+    crate = re.search(r'name = "libuci-sys"\n.*\n.*\nchecksum = "(.*)"', (PINS / "Cargo.lock").read_text())
+    binding = re.search(r"--hash=sha256:(\w+)", (PINS / "requirements.txt").read_text())
+    if not crate or not binding:
+        raise BuildError(f"{PINS} does not pin {CRATE} and {BINDING} by checksum")
+    return [{"name": CRATE, "sha256": crate[1]}, {"name": BINDING, "sha256": binding[1]}]
+
+
 def sources(directory: Path) -> tuple[Path, Path]:
     """Fetches crate and binding below `directory`, checked against their pins; gives where their sources lie."""
     crates = directory / "crates"
@@ -76,9 +86,17 @@ def sources(directory: Path) -> tuple[Path, Path]:
         run(["cargo", "vendor", "--quiet", "--locked", "--versioned-dirs", "--manifest-path", manifest, crates])
     downloads = directory / "python"
     if not (downloads / BINDING).exists():
-        pip = [VENV_PYTHON if VENV_PYTHON.exists() else sys.executable, "-m", "pip", "--quiet"]
-        wanted = ["--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement", PINS / "requirements.txt"]
-        run([*pip, "download", *wanted, "--dest", downloads])
+        python = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
+        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        wanted = [
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--require-hashes",
+            "--requirement",
+            str(PINS / "requirements.txt"),
+        ]
+        run([*pip, "download", *wanted, "--dest", str(downloads)])
         run(
             ["tar", "--extract", "--no-same-owner", "--file", downloads / f"{BINDING}.tar.gz", "--directory", downloads]
         )

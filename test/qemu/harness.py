@@ -10,8 +10,9 @@ The disk is never written to: each node runs on an overlay of its own, gone with
     VirtualNode(disk, kernel=KernelBoot(vmlinuz, initrd))          # without GRUB: 2 s less; the same disk
     VirtualNode.from_snapshot(snapshot)                            # 0.5 s; made by node.save(directory)
 
-In pytest the fixtures do it (conftest.py): `node` is a started node of one's own, from a snapshot; `fresh_node` starts
-cold; `make_node(**options)` makes others, or several. Tests that use them carry the mark `qemu`.
+In pytest the fixtures do it (conftest.py): `node` is a started node of one's own, from a snapshot; `fresh_node` started
+cold; `make_node(...)` makes others, or several, with VirtualNode's arguments; `disk` is the image they run on. Tests
+that use one of these get the mark `qemu` and a time limit by themselves.
 
 The host is 10.0.2.2 and fec0::2 as the node sees it: a server that a test starts on 127.0.0.1 or ::1 is reached there.
 Everything that waits has a deadline, and says at its end what the serial port last said. When a test ends, fails, is
@@ -184,7 +185,7 @@ class VirtualNode(Machine):
             return bool(now) and now != not_boot
 
         self.wait_for("the node's agent answers", started, timeout)
-        self.wait_for("all init scripts have run", lambda: self.run(["pgrep", "-f", "rcS S boot"]).status == 1, timeout)
+        self.wait_for("all init scripts have run", lambda: "rcS S boot" not in self.must(["ps"]), timeout)
 
     def reset(self) -> None:
         """The reset button: no chance for the node to flush anything. Comes back at once."""
@@ -252,7 +253,7 @@ def _arguments(hardware: Hardware, disk: str, kernel: KernelBoot | None) -> list
     # The overlay is gone with the node, so flushing it to the host's disk would be time for nothing.
     argv += ["-drive", f"file={disk},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap"]
     argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci"]
-    user = "user,id=net0,ipv6=on"
+    user = "user,id=net0,ipv4=on,ipv6=on"  # ipv6=on alone switches IPv4 off
     for port, guest in hardware.forwards.items():
         user += f",hostfwd=tcp:127.0.0.1:{port}-:{guest}"
     argv += ["-netdev", user, "-device", "virtio-net-pci,netdev=net0,romfile="]

@@ -73,9 +73,18 @@ def state_words(sliver: "dict[str, Any]") -> str:
             sliver.get("nr") or 0, sliver.get("address"), limits.get("memory_mib"), limits.get("disk_mib")
         )
     if state == "started":
-        read_back = ", ".join("{} {}".format(key, value) for key, value in sorted((sliver.get("held") or {}).items()))
-        return "started    {}  read back: {}".format(sliver.get("address"), read_back or "-")
+        return "started    {}  {}".format(sliver.get("address"), limits_words(limits))
     return str(state)
+
+
+def limits_words(limits: "dict[str, Any]") -> str:
+    """The limits in force and whether the kernel, asked again, holds them."""
+    parts = ["memory {memory_mib} MiB, disk {disk_mib} MiB, {pids} processes".format(**limits)]
+    if limits.get("cpu_percent"):
+        parts.append("CPU {} %".format(limits["cpu_percent"]))
+    if limits.get("io_mib_s"):
+        parts.append("I/O {} MiB/s".format(limits["io_mib_s"]))
+    return ", ".join(parts) + (": read back, held" if limits.get("held") else ": NOT held")
 
 
 def progress(status: "dict[str, Any]") -> str:

@@ -37,31 +37,31 @@ def of_allocation(name: str, allocation: "dict[str, Any] | None") -> "Booking | 
 class Ledger:
     """All that is set aside: bookings, and allocations on disk, which are right where the two differ.
 
-    entries: {name: Booking}. clashing: names whose allocation has a number that another sliver holds.
+    entries: {name: Booking}, number 0 where it has none of its own. clashing: names whose booking or allocation has a
+    number that another sliver holds.
     """
 
     def __init__(self, bookings: "dict[str, Booking]", observed: "Observed") -> None:
         self.entries: "dict[str, Booking]" = {}
         self.clashing: "list[str]" = []
-        holders = {bookings[name].nr: name for name in sorted(bookings)}
+        self._holders: "dict[int, str]" = {}
         for name in sorted(bookings):
-            self.entries[name] = bookings[name]
+            self._claim(name, bookings[name])
         for name in sorted(observed.slivers):
             allocated = of_allocation(name, observed.slivers[name].allocation)
-            if allocated is None:
-                continue
-            if holders.get(allocated.nr, name) != name:
-                self.clashing.append(name)
-                self._count(name, allocated)
-                continue
-            holders[allocated.nr] = name
-            self.entries[name] = allocated
+            if allocated is not None:
+                self._claim(name, allocated)
 
-    def _count(self, name: str, allocated: "Booking") -> None:
-        """The sizes of an allocation count, though its number does not."""
-        booked = self.entries.get(name)
-        nr = booked.nr if booked else 0
-        self.entries[name] = Booking(allocated.key, name, nr, allocated.memory_mib, allocated.disk_mib)
+    def _claim(self, name: str, claim: "Booking") -> None:
+        """Enter a booking or allocation. Its sizes count in any case, its number only if no other sliver has it."""
+        nr = claim.nr
+        if not MIN_SLIVER_NR <= nr <= MAX_SLIVER_NR:
+            nr = 0
+        elif self._holders.setdefault(nr, name) != name:
+            before = self.entries.get(name)
+            nr = before.nr if before else 0
+            self.clashing.append(name)
+        self.entries[name] = Booking(claim.key, name, nr, claim.memory_mib, claim.disk_mib)
 
     def left(self, total: "resources.Size", name: str) -> "resources.Size":
         """What is left of `total` for the sliver `name`: all that the others do not hold."""

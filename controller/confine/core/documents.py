@@ -141,6 +141,7 @@ ISLAND_OBJECT = Object({"uri": optional(Maybe(URI), None), "id": optional(Maybe(
 ISLAND_REF = optional(IslandRef(), None)
 SHA256 = Text(64, 64, is_sha256, "a sha256 in lower-case hex")
 DATE = Text(10, 10, is_date, "a date YYYY-MM-DD")
+PREFIX = Maybe(Text(49, 4, is_prefix, "an IPv6 prefix"))
 WORD = Text(64, 1, is_word, "a word")
 TARGET = Choice(TARGETS)
 
@@ -185,18 +186,16 @@ INTERFACE = Object(
 BASE = Object(
     {
         "uri": need(URI),
-        "testbed_params": optional(
-            Object({"mgmt_ipv6_prefix": optional(Maybe(Text(49, 4, is_prefix, "an IPv6 prefix")), None)}), {}
-        ),
+        "testbed_params": optional(Object({"mgmt_ipv6_prefix": optional(PREFIX, None)}), {"mgmt_ipv6_prefix": None}),
         "testbed_resources": optional(List(OFFER, 64), []),
         "confine_params": optional(
             Object(
                 {
-                    "debug_ipv6_prefix": optional(Maybe(Text(49, 4, is_prefix, "an IPv6 prefix")), None),
-                    "priv_ipv6_prefix": optional(Maybe(Text(49, 4, is_prefix, "an IPv6 prefix")), None),
+                    "debug_ipv6_prefix": optional(PREFIX, None),
+                    "priv_ipv6_prefix": optional(PREFIX, None),
                 }
             ),
-            {},
+            {"debug_ipv6_prefix": None, "priv_ipv6_prefix": None},
         ),
     }
 )

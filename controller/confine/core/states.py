@@ -105,7 +105,9 @@ def setup_problems(settings: "Settings") -> "list[Problem]":
     if settings.node_id is None:
         problems.append(Problem("/node/id", "The node's id is not set: no sliver goes up."))
     if not settings.registry_uris:
-        problems.append(Problem("/registry/base_uri", "No registry can be asked with these settings: no sliver goes up."))
+        problems.append(
+            Problem("/registry/base_uri", "No registry can be asked with these settings: no sliver goes up.")
+        )
     return problems
 
 

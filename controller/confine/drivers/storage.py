@@ -122,7 +122,7 @@ class Storage:
             free = found.f_bavail * found.f_frsize - self._reserve
             if missing > free:
                 raise StepError(
-                    "no room for a disk of {} MiB: {:.1f} MiB are missing on the data partition ({} MiB stay free)".format(
+                    "no room for a disk of {} MiB: {:.1f} MiB are missing on the data partition ({} MiB stay)".format(
                         size // MIB, (missing - free) / MIB, self._reserve // MIB
                     )
                 )

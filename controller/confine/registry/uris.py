@@ -67,6 +67,12 @@ def origin(uri: str) -> str:
     return "{}://{}:{}".format(where.scheme, bracketed(where.host), where.port)
 
 
+def origin_as_written(uri: str) -> str:
+    """The beginning of an http(s) URI up to its path. RegistryError for others."""
+    place(uri)
+    return uri[: uri.index("/", uri.index("://") + 3)]
+
+
 def bracketed(host: str) -> str:
     """`host` as it stands in a URI: an IPv6 address in brackets."""
     return "[" + host + "]" if ":" in host else host
@@ -122,6 +128,6 @@ def _moved(uri: str, alias: str, canonical: str) -> "str | None":
     try:
         if origin(uri) != origin(alias):
             return None
-        return canonical[: canonical.index("/", canonical.index("://") + 3)] + place(uri).path
+        return origin_as_written(canonical) + place(uri).path
     except RegistryError:
         return None

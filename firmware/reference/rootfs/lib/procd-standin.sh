@@ -41,8 +41,16 @@ procd_close_instance() {
 	fi
 	(
 		[ -z "$procd_env" ] || eval "export $procd_env"
-		setsid /usr/libexec/supervise "$@" 2>&1 | logger -t "$name" -p daemon.info
+		exec setsid /usr/libexec/supervise "$@"
 	) </dev/null >/dev/null 2>&1 &
+	echo $! >"$supervised/$name.$procd_instance.pid"
+}
+
+# procd_send_signal SERVICE [INSTANCE [SIGNAL]]: only HUP, and only to all instances.
+procd_send_signal() {
+	for procd_pid in $(procd_supervisors); do
+		kill -HUP "$procd_pid"
+	done
 }
 
 # Triggers need procd's events: what changes here is reloaded by hand.

@@ -1,0 +1,291 @@
+"""The plan for one sliver: from where it is to where it should be. Pure.
+
+Down comes first: what must not stay as it is (asked for no longer, to be made anew, limits that do not hold), then
+up again as far as sliver, node and failures allow. See states.py for what the states mean.
+"""
+
+from confine.core import keys, resources, states
+from confine.core.booking import of_allocation
+from confine.core.ladder import Works, as_allocated, with_changes
+from confine.core.model import Problem, SliverObserved
+from confine.core.reading import text, whole
+from confine.core.sliver_documents import is_unknown
+from confine.core.steps import DOWN
+from confine.core.uris import item
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confine.core.booking import Ledger
+    from confine.core.model import Booking, Desired, Failure, Observed, SliverTarget, Step
+    from confine.core.settings import Settings
+    from confine.core.states import NodeView
+
+REGISTERED, ALLOCATED, DEPLOYED, STARTED = range(4)
+
+
+class Round:
+    """What is the same for all slivers of one plan."""
+
+    def __init__(
+        self,
+        desired: "Desired",
+        observed: "Observed",
+        bookings: "dict[str, Booking]",
+        failures: "dict[str, Failure]",
+        settings: "Settings",
+        now: float,
+        view: "NodeView",
+        ledger: "Ledger",
+    ) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.bookings = bookings
+        self.failures = failures
+        self.settings = settings
+        self.now = now
+        self.view = view
+        self.ledger = ledger
+        self.total = resources.lent(observed, settings)
+
+
+class Redo:
+    """What is there must go down to `level`, registered or allocated, first. fresh: for a new instance, so that past
+    failures do not count."""
+
+    def __init__(self, level: int, why: str, fresh: bool) -> None:
+        self.level = level
+        self.why = why
+        self.fresh = fresh
+
+
+class Outcome:
+    """The plan for one sliver. working: the target as the steps carry it, None for one not asked for."""
+
+    def __init__(
+        self, state: str, problems: "list[Problem]", steps: "list[Step]", working: "SliverTarget | None", overcome: bool
+    ) -> None:
+        self.state = state
+        self.problems = problems
+        self.steps = steps
+        self.working = working
+        self.overcome = overcome
+
+
+class Case:
+    """One sliver. sliver: None if it is not asked for, `why_gone` says why. target: after the node's say."""
+
+    def __init__(self, name: str, sliver: "SliverTarget | None", target: str, why_gone: str, round_: Round) -> None:
+        self.name = name
+        self.sliver = sliver
+        self.target = target
+        self.why_gone = why_gone
+        self.round = round_
+        self.want = states.LEVELS[target]
+        self.found = round_.observed.slivers.get(name) or SliverObserved(name)
+        self.booking = round_.bookings.get(name)
+        self.failure = round_.failures.get(name)
+        self.refusals: "list[Problem]" = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether the last failure is too fresh to try again."""
+        return self.failure is not None and self.failure.retry_at > self.round.now
+
+    @property
+    def present(self) -> bool:
+        """Whether anything of the sliver is on the node."""
+        return self.booking is not None or self.name in self.round.observed.slivers
+
+    def keys_differ(self) -> bool:
+        """Whether the keys in the deployed sliver are others than those asked for."""
+        if self.sliver is None or self.sliver.blocked or self.found.deployment is None:
+            return False
+        return text(self.found.deployment, "keys_digest") != keys.digest(self.sliver.keys)
+
+
+def plan_sliver(case: Case) -> Outcome:
+    """State, problems and steps of one sliver."""
+    working = _working(case)
+    works = Works(case.name, case.found, case.round.observed, working, case.booking)
+    redo = None if case.want == REGISTERED else _redo(case)
+    if not case.round.view.frozen:
+        _go(case, works, redo, working)
+    rest = _at_rest(case, redo)
+    problems = list(case.sliver.problems) if case.sliver is not None else []
+    problems.extend(case.refusals)
+    if case.found.running and case.found.limits_held is False:
+        problems.append(Problem("", "The limits of the running sliver do not hold: it is stopped."))
+    if case.failure is not None and not rest:
+        problems.append(Problem("", states.failure_text(case.failure)))
+    shown = None if rest else case.failure
+    refused = bool(case.refusals) or (case.sliver is not None and case.sliver.blocked)
+    state = states.sliver_state(case.found, case.target, shown, refused)
+    return Outcome(state, problems, works.steps, working, rest and case.failure is not None)
+
+
+def _working(case: Case) -> "SliverTarget | None":
+    """The target as steps carry it: with what was allocated, unless it is to be allocated anew."""
+    if case.sliver is None:
+        return None
+    sliver = with_changes(case.sliver, target=case.target)
+    redo = _redo(case)
+    if case.found.allocation is None or (redo is not None and redo.level == REGISTERED):
+        return sliver
+    return as_allocated(sliver, case.found.allocation)
+
+
+def _at_rest(case: Case, redo: "Redo | None") -> bool:
+    """Whether the sliver is where it should be, so that nothing is left to do or to fail."""
+    if case.want == REGISTERED:
+        return not case.present
+    found = case.found
+    here = states.level(found) == case.want and redo is None and not case.keys_differ()
+    return here and found.limits_held is not False and (case.want == STARTED or not found.limited)
+
+
+def _go(case: Case, works: Works, redo: "Redo | None", working: "SliverTarget | None") -> None:
+    """Fill `works` with the steps that may be done now."""
+    if case.waits and case.failure is not None and states.failure_phase(case.failure) == DOWN:
+        return
+    if case.want == REGISTERED:
+        _leave(case, works)
+        return
+    if case.want == DEPLOYED:
+        works.stop("The sliver is asked to be " + states.STATES[case.want] + ", not to run.")
+    if case.found.running and case.found.limits_held is False:
+        works.stop("The limits of the running sliver do not hold.")
+    held_back = case.round.view.hold or (case.sliver is not None and case.sliver.blocked)
+    if redo is not None and not held_back:
+        _descend(works, redo)
+    fresh = redo is not None and redo.fresh
+    if not case.round.view.hold and (fresh or not case.waits) and working is not None:
+        _climb(case, works, working)
+
+
+def _leave(case: Case, works: Works) -> None:
+    """Off the node, number and all."""
+    if not case.present:
+        return
+    why = case.why_gone
+    if not why:
+        of_node = case.sliver is not None and case.sliver.target != case.target
+        why = "The node's state asks for no sliver." if of_node else "The sliver is asked to be registered only."
+    works.remove(why)
+    if case.booking is not None:
+        works.add("journal", "release", why)
+
+
+def _descend(works: Works, redo: Redo) -> None:
+    if redo.level == REGISTERED:
+        works.remove(redo.why)
+    else:
+        works.undeploy(redo.why)
+
+
+def _climb(case: Case, works: Works, working: "SliverTarget") -> None:
+    """Up as far as may be."""
+    if working.blocked:
+        _restart_blocked(case, works, working)
+        return
+    if not works.allocated:
+        if not _admit(case, works, working):
+            return
+    else:
+        _rebook(case, works)
+    old_keys = works.deployed and case.keys_differ()
+    if not works.deployed:
+        works.deploy()
+    if old_keys:
+        works.mount()
+        works.add("storage", "keys", "The keys allowed into the sliver changed.")
+    if case.want == STARTED and case.round.view.startable and not works.running:
+        works.start(_why_start(working))
+
+
+def _restart_blocked(case: Case, works: Works, working: "SliverTarget") -> None:
+    """Documents that cannot be used build nothing new; what was deployed by good ones runs again, after a reboot."""
+    whole_there = works.allocated and works.deployed and not is_unknown(working) and _redo(case) is None
+    if whole_there and case.want == STARTED and case.round.view.startable and not works.running:
+        _rebook(case, works)
+        works.start(_why_start(working))
+
+
+def _why_start(working: "SliverTarget") -> str:
+    return "Slice " + str(working.slice_id) + " asks for start and the sliver does not run."
+
+
+def _admit(case: Case, works: Works, working: "SliverTarget") -> bool:
+    """Allocate if the node lets the sliver in; else give back what was booked for it."""
+    node = case.round.desired.node
+    if node is None:
+        return False
+    booking, case.refusals = case.round.ledger.admit(working, node, case.round.settings, case.round.total)
+    if booking is None:
+        _give_back(case, works)
+        return False
+    works.booking = booking
+    if booking != case.booking:
+        sizes = str(booking.memory_mib) + " MiB of memory and " + str(booking.disk_mib) + " MiB of disk"
+        works.add("journal", "book", "Number " + str(booking.nr) + ", " + sizes + " are set aside for the sliver.")
+    works.allocate()
+    return True
+
+
+def _give_back(case: Case, works: Works) -> None:
+    """A sliver that is not let in holds nothing."""
+    why = "The node cannot let the sliver in: what was set aside for it is given back."
+    if case.present and not works.steps:
+        works.remove(why)
+    if case.booking is not None:
+        works.add("journal", "release", why)
+
+
+def _rebook(case: Case, works: Works) -> None:
+    """A booking that was lost, or never written, is what the allocation on disk says."""
+    held = case.round.ledger.entries.get(case.name)
+    if held is not None and held.nr and held != case.booking:
+        works.booking = held
+        works.add("journal", "book", "The booking of what is allocated is missing in the journal.")
+
+
+def _redo(case: Case) -> "Redo | None":
+    """What is there and must not stay, if the sliver is to go up or stay up."""
+    sliver = case.sliver
+    if sliver is None or is_unknown(sliver):
+        return None
+    return _allocate_anew(case, sliver) or _deploy_anew(case.found, sliver)
+
+
+def _allocate_anew(case: Case, sliver: "SliverTarget") -> "Redo | None":
+    found = case.found
+    allocation = found.allocation
+    if allocation is None:
+        if found.running or found.limited or found.mounted or found.formatted or found.deployment is not None:
+            return Redo(REGISTERED, "There are remains of the sliver without a complete allocation.", False)
+        return None
+    if case.name in case.round.ledger.clashing:
+        return Redo(REGISTERED, "The sliver's number is held by another sliver.", True)
+    uri, serial = text(allocation, "uri"), whole(allocation, "sliver_instance_sn")
+    if uri is None or item(uri) != item(sliver.uri):
+        return Redo(REGISTERED, "The sliver was deleted and made again: it is allocated anew.", True)
+    if serial != sliver.sliver_instance_sn:
+        change = "instance_sn of the sliver is " + str(sliver.sliver_instance_sn) + ", allocated was " + str(serial)
+        return Redo(REGISTERED, change + ": it is allocated anew.", True)
+    if of_allocation(case.name, allocation) is None:
+        return Redo(REGISTERED, "The sliver's allocation does not say what was set aside.", True)
+    return None
+
+
+def _deploy_anew(found: "SliverObserved", sliver: "SliverTarget") -> "Redo | None":
+    deployment = found.deployment
+    if deployment is None:
+        if found.running or found.limited or found.mounted or found.formatted:
+            return Redo(ALLOCATED, "An earlier deployment was not finished.", False)
+        return None
+    serial = whole(deployment, "slice_instance_sn")
+    if serial != sliver.slice_instance_sn:
+        change = "instance_sn of the slice is " + str(sliver.slice_instance_sn) + ", deployed was " + str(serial)
+        return Redo(ALLOCATED, change + ": the sliver is deployed anew.", True)
+    if whole(deployment, "sliver_instance_sn") != sliver.sliver_instance_sn:
+        return Redo(ALLOCATED, "The deployment is of an earlier allocation.", True)
+    return None

@@ -1,0 +1,334 @@
+"""Slivers as unprivileged LXC containers: start, stop, and the checks that a started one is confined as asked.
+
+Programs are started for nothing but `lxc-start` itself: state is read from cgroups and /proc, signals go through
+pidfds, waiting is polling with deadlines. The limits are set before, by limits.py, on a cgroup above LXC's.
+
+So far an interface of type private is made; others are left out, and belong into `interfaces()`.
+"""
+
+import os
+import signal
+import subprocess
+import time
+
+from confine.core import addressing
+from confine.drivers import cgroups, links, lxcconfig
+from confine.drivers.lxcconfig import CAPABILITIES, Container, PrivateInterface
+from confine.errors import StepError
+from confine.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confine.core.model import Interface, SliverTarget, Step
+    from confine.core.settings import Settings
+
+START_S = 60  # for lxc-start as a whole, on the slowest boards
+INIT_S = 10
+RESTART_S = 5  # for LXC to start a sliver again that restarted itself
+STOP_S = 10  # for the sliver to halt in order
+KILL_S = 10
+CLEAN_UP_S = 10  # for LXC's monitor to clean up behind a sliver
+LOG_END = 8000
+
+# Signals that make an init halt, best first: systemd's halt, then what LXC, busybox, procd and sysvinit take, then what
+# a plain program takes. The first one that the init listens to is sent. busybox restarts at SIGTERM but is never
+# asked that way: it listens to SIGPWR.
+HALT_SIGNALS = (signal.SIGRTMIN + 3, signal.SIGPWR, signal.SIGTERM)
+
+SECCOMP_FILTER = 2  # "Seccomp:" in /proc/<pid>/status
+
+
+def interfaces(sliver: "SliverTarget", nr: int, settings: "Settings") -> "list[PrivateInterface]":
+    """The interfaces to make for `sliver` with number `nr`. Types other than private are left out for now."""
+    return [_private(interface, sliver, nr, settings) for interface in sliver.interfaces if interface.type == "private"]
+
+
+def _private(interface: "Interface", sliver: "SliverTarget", nr: int, settings: "Settings") -> PrivateInterface:
+    prefix24, prefix48 = settings.priv_ipv4_prefix24, settings.priv_ipv6_prefix48
+    ipv4 = addressing.sliver_private_ipv4(prefix24, nr)
+    ipv6 = addressing.sliver_private_ipv6(prefix48, sliver.slice_id, interface.nr)
+    return PrivateInterface(
+        name=interface.name,
+        veth=addressing.veth(nr, interface.nr),
+        bridge=links.BRIDGE,
+        mac=addressing.mac(settings.mac_prefix16, sliver.node_id, nr, interface.nr),
+        ipv4=f"{ipv4}/{addressing.PRIVATE_IPV4_BITS}",
+        gateway4=addressing.gateway_ipv4(prefix24),
+        ipv6=f"{ipv6}/{addressing.PRIVATE_IPV6_BITS}",
+        gateway6=addressing.gateway_ipv6(prefix48),
+    )
+
+
+class Containers:
+    """Steps `containers start` and `containers stop`."""
+
+    def __init__(self, paths: Paths, settings: "Settings") -> None:
+        self._paths = paths
+        self._settings = settings
+        # LXC's own path lies in memory: what is there lives as long as the container. The sliver's root has to be
+        # able to look into it, and has no business in the data directory.
+        self._lxc = os.path.join(paths.run, "lxc")
+
+    # Steps
+
+    def start(self, step: "Step") -> None:
+        """Start the sliver and check how it is confined. Does nothing if it runs in order.
+
+        Its root has to be mounted and its limits applied. A sliver that is not confined as asked is ended again.
+        StepError says what failed, with the end of LXC's log.
+        """
+        sliver, booking = step.sliver, step.booking
+        if sliver is None or booking is None:
+            raise StepError(f"step containers start for {step.subject} comes without sliver or booking")
+        name = step.subject
+        if not os.path.isdir(self._limited(name)):
+            raise StepError(f"sliver {name} has no cgroup with limits yet: it is not started without them")
+        init = self._running(name)
+        if init is None:
+            self._clear(name)
+            container = self._container(sliver, booking.nr)
+            self._launch(name, lxcconfig.render(container))
+            init = self._await_init(name)
+        try:
+            check_confinement(init, name, addressing.id_base(booking.nr))
+            for interface in interfaces(sliver, booking.nr, self._settings):
+                links.isolate(interface.veth)
+        except StepError:
+            self._clear(name)
+            raise
+
+    def stop(self, step: "Step") -> None:
+        """Ask the sliver's init to halt, wait up to STOP_S, then end it by force. Leaves neither processes, LXC's
+        cgroups nor interfaces behind. Does nothing if there is none. StepError if something does not go away."""
+        name = step.subject
+        init = cgroups.find_init(self._limited(name))
+        if init is not None and ask_to_halt(init, self._limited(name)):
+            cgroups.wait_until(lambda: not cgroups.populated(self._limited(name)), time.monotonic() + STOP_S)
+        self._clear(name)
+
+    # Parts
+
+    def _running(self, name: str) -> "int | None":
+        """The init of a sliver that runs in order, with its monitor. One that restarts itself is given RESTART_S."""
+        if not self._monitor_pids(name):
+            return None
+        limited = self._limited(name)
+        cgroups.wait_until(
+            lambda: cgroups.find_init(limited) is not None or not self._monitor_pids(name),
+            time.monotonic() + RESTART_S,
+        )
+        return cgroups.find_init(limited)
+
+    def _limited(self, name: str) -> str:
+        return os.path.join(self._paths.cgroup, cgroups.SLIVERS, name)
+
+    def _monitor(self, name: str) -> str:
+        return os.path.join(self._paths.cgroup, cgroups.MONITORS, name)
+
+    def _monitor_pids(self, name: str) -> "list[int]":
+        """LXC's monitor of the sliver: in its own cgroup, or at its very end in the one all monitors end in."""
+        pids = cgroups.processes(self._monitor(name))
+        for pid in cgroups.processes(os.path.join(self._paths.cgroup, cgroups.PIVOT)):
+            command = (cgroups.read(f"/proc/{pid}/cmdline") or "").rstrip("\0 ")
+            if command == f"[lxc monitor] {self._lxc} {name}":
+                pids.append(pid)
+        return pids
+
+    def _container(self, sliver: "SliverTarget", nr: int) -> Container:
+        return Container(
+            name=sliver.name,
+            root=os.path.join(self._paths.mounts, "slivers", sliver.name, "root"),
+            id_base=addressing.id_base(nr),
+            template_type=sliver.template.type if sliver.template else "",
+            memory_mib=sliver.limits.memory_mib,
+            console_log=self._paths.sliver(sliver.name, "console.log"),
+            seccomp=os.path.join(self._paths.etc, "sliver.seccomp"),
+            port_script=os.path.join(self._paths.etc, "isolate-port"),
+            apparmor=cgroups.read("/sys/module/apparmor/parameters/enabled") == "Y",
+            interfaces=interfaces(sliver, nr, self._settings),
+        )
+
+    def _launch(self, name: str, config: str) -> None:
+        directory = os.path.join(self._lxc, name)
+        log = os.path.join(directory, "log")
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        for path, content in ((os.path.join(directory, "config"), config), (log, "")):
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+                file.write(content)
+        command = ["lxc-start", "-n", name, "-P", self._lxc, "-o", log, "-l", "ERROR", "-d"]
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+                timeout=START_S,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise StepError("there is no lxc-start on this node: install LXC")
+        except subprocess.TimeoutExpired:
+            said = errors_of_lxc(_read_end(log))
+            self._clear(name)
+            raise StepError(f"lxc-start of sliver {name} took longer than {START_S} s: {said}")
+        if done.returncode != 0:
+            said = errors_of_lxc(_read_end(log))
+            self._clear(name)
+            raise StepError(f"lxc-start of sliver {name} failed (status {done.returncode}): {said}")
+
+    def _await_init(self, name: str) -> int:
+        found: list[int] = []
+
+        def there() -> bool:
+            init = cgroups.find_init(self._limited(name))
+            if init is not None:
+                found.append(init)
+            return init is not None
+
+        if not cgroups.wait_until(there, time.monotonic() + INIT_S):
+            console = one_line(_read_end(self._paths.sliver(name, "console.log")).splitlines()[-5:])
+            self._clear(name)
+            raise StepError(f"sliver {name} has no init {INIT_S} s after its start; its console ends: {console}")
+        return found[0]
+
+    def _clear(self, name: str) -> None:
+        """End what is left of the sliver's processes and of LXC, and remove what LXC made."""
+        if not cgroups.kill(self._limited(name), KILL_S):
+            pids = cgroups.processes(self._limited(name))
+            raise StepError(f"processes {pids} of sliver {name} do not end, {KILL_S} s after they were killed")
+        deadline = time.monotonic() + CLEAN_UP_S
+        if not cgroups.wait_until(lambda: not self._monitor_pids(name), deadline):
+            for pid in self._monitor_pids(name):
+                _kill(pid)
+            if not cgroups.wait_until(lambda: not self._monitor_pids(name), time.monotonic() + KILL_S):
+                raise StepError(f"LXC's monitor {self._monitor_pids(name)} of sliver {name} does not end")
+        if not cgroups.kill(self._limited(name), KILL_S):  # the monitor may have restarted the sliver at its own wish
+            raise StepError(f"sliver {name} does not end")
+        cgroups.remove(os.path.join(self._limited(name), cgroups.INNER))
+        cgroups.remove(self._monitor(name))
+        self._await_no_interfaces(name)
+
+    def _await_no_interfaces(self, name: str) -> None:
+        """The kernel removes the interfaces with the sliver's network namespace, a moment after its last process."""
+        config = os.path.join(self._lxc, name, "config")
+        veths = _veths_of(config)
+
+        def gone() -> bool:
+            return not any(os.path.exists(f"/sys/class/net/{veth}") for veth in veths)
+
+        if not cgroups.wait_until(gone, time.monotonic() + CLEAN_UP_S):
+            for veth in veths:
+                links.delete(veth)
+        for path in (config, os.path.join(self._lxc, name, "log")):
+            _unlink(path)
+        _rmdir(os.path.dirname(config))
+
+
+def check_confinement(init: int, name: str, id_base: int) -> None:
+    """Check on the running `init` (host pid) what the configuration asked for. StepError names what does not hold."""
+    ids = f"0 {id_base} {addressing.IDS_PER_SLIVER}"
+    for file in ("uid_map", "gid_map"):
+        found = " ".join((cgroups.read(f"/proc/{init}/{file}") or "").split())
+        if found != ids:
+            raise StepError(f"sliver {name} runs with {file} {found!r}, not {ids!r}")
+    where = cgroups.of_process(init) or "nowhere"
+    if not (f"{where}/").startswith(f"/{cgroups.SLIVERS}/{name}/{cgroups.INNER}/"):
+        raise StepError(f"sliver {name} runs in cgroup {where}, outside its limits")
+    status = process_status(init)
+    if status.get("Seccomp") != str(SECCOMP_FILTER):
+        raise StepError(f"sliver {name} runs without its seccomp policy (Seccomp: {status.get('Seccomp')})")
+    allowed = sum(1 << number for number in CAPABILITIES.values())
+    bounding = int(status.get("CapBnd", "-1"), 16)
+    if bounding != allowed:
+        raise StepError(f"sliver {name} runs with capabilities {bounding:x}, not {allowed:x}")
+
+
+def process_status(pid: int) -> "dict[str, str]":
+    """/proc/<pid>/status as {key: text}; empty if there is no such process."""
+    lines = (cgroups.read(f"/proc/{pid}/status") or "").splitlines()
+    return {key: text.strip() for key, _, text in (line.partition(":") for line in lines)}
+
+
+def halt_signal(status: "dict[str, str]") -> "int | None":
+    """The signal that the init with this /proc status listens to for halting; None if to none of them.
+
+    Listening is catching it, or blocking it to read it from a signalfd. The kernel drops all others for an init.
+    """
+    mask = int(status.get("SigCgt", "0"), 16) | int(status.get("SigBlk", "0"), 16)
+    for number in HALT_SIGNALS:
+        if mask >> (number - 1) & 1:
+            return number
+    return None
+
+
+def ask_to_halt(init: int, path: str) -> bool:
+    """Send `init` (host pid) in cgroup `path` the signal to halt that it listens to. False if there is none."""
+    number = halt_signal(process_status(init))
+    if number is None:
+        return False
+    try:
+        handle = os.pidfd_open(init)
+    except OSError:
+        return False
+    try:
+        if cgroups.find_init(path) != init:  # it ended, and its pid may have been given to another process
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _rmdir(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:  # LXC or a person keeps something there: it is in memory and bounded
+        pass
+
+
+def _read_end(path: str) -> str:
+    """The end of a log, at most LOG_END bytes; "" if it is not there."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_END))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def one_line(lines: "list[str]") -> str:
+    """Lines of a log as one line that can be shown anywhere."""
+    text = "; ".join(line.strip() for line in lines if line.strip())
+    return "".join(char if char.isprintable() else "?" for char in text) or "(nothing)"
+
+
+def errors_of_lxc(log: str) -> str:
+    """The messages of LXC's log, the first five: the cause comes first, then what gave up because of it."""
+    messages = [line.rpartition(":")[2].partition(" - ")[2] for line in log.splitlines() if " ERROR " in line]
+    return one_line(messages[:5])
+
+
+def _veths_of(config: str) -> "list[str]":
+    """Names of the node's ends of the interfaces in the configuration that LXC was started with."""
+    text = cgroups.read(config) or ""
+    pairs = [line.partition("=") for line in text.splitlines()]
+    return [value.strip() for key, _, value in pairs if key.strip().endswith(".veth.pair")]

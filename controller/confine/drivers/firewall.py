@@ -1,0 +1,219 @@
+"""The node's own nftables tables: what slivers may reach, and the translation of their private addresses.
+
+Put up as a whole in one transaction, which either holds or changes nothing. Whether they still stand is known without
+a process: the kernel counts changes of its rules (generation), and only when the count has changed is the listing
+compared with the one read after they were put up.
+
+Base chains end with "accept", so that whatever else filters on this node (OpenWrt's fw4, say) has its own say.
+"""
+
+import hashlib
+import os
+import socket
+import struct
+import subprocess
+
+from confine.core import addressing
+from confine.drivers.links import BRIDGE
+from confine.errors import StepError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confine.core.model import Step
+    from confine.core.settings import Settings
+
+FAMILIES = ("inet", "bridge")
+TABLE = "confine"
+NFT_S = 30
+
+# nfnetlink, nf_tables (linux/netfilter/nfnetlink.h, nf_tables.h)
+NETLINK_NETFILTER = 12
+NFT_MSG_NEWGEN = 10 << 8 | 15
+NFT_MSG_GETGEN = 10 << 8 | 16
+NLM_F_REQUEST = 1
+NFTA_GEN_ID = 1
+HEADER = "=IHHII"  # length, type, flags, sequence, port
+ANSWER_S = 2.0
+
+
+def render(settings: "Settings") -> str:
+    """The text for `nft -f -`: both tables, replacing older ones of the same names."""
+    parts = [f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in FAMILIES]
+    return "".join(parts) + _inet(settings) + _bridge(settings)
+
+
+def _inet(settings: "Settings") -> str:
+    prefix24 = settings.priv_ipv4_prefix24
+    ipv4 = f"{prefix24}.0/{addressing.PRIVATE_IPV4_BITS}"
+    ipv6 = f"{settings.priv_ipv6_prefix48}::/{addressing.PRIVATE_IPV6_BITS}"
+    management = ""
+    if settings.mgmt_ipv6_prefix48:
+        # Translated, a sliver would come there with the node's own address, which the testbed trusts.
+        management = f"\t\tip6 daddr {settings.mgmt_ipv6_prefix48}::/48 drop\n"
+    return INET % {"bridge": BRIDGE, "ipv4": ipv4, "ipv6": ipv6, "management": management}
+
+
+# Slivers reach outward, not each other, not the management network, and of the node itself only names (DNS) and
+# what IP needs (ICMP). Nothing reaches them from outside but answers.
+INET = """\
+table inet confine {
+	chain forward {
+		type filter hook forward priority filter - 1; policy accept;
+		iifname "%(bridge)s" jump from_slivers
+		oifname "%(bridge)s" ct state established,related accept
+		oifname "%(bridge)s" drop
+	}
+	chain from_slivers {
+		oifname "%(bridge)s" drop
+		ip saddr != %(ipv4)s drop
+		ip6 saddr != %(ipv6)s drop
+%(management)s\t}
+	chain input {
+		type filter hook input priority filter - 1; policy accept;
+		iifname "%(bridge)s" jump to_node
+	}
+	chain to_node {
+		ct state established,related accept
+		icmpv6 type { nd-router-advert, nd-redirect } drop
+		meta l4proto { icmp, ipv6-icmp } accept
+		meta l4proto { tcp, udp } th dport 53 accept
+		drop
+	}
+	chain translate {
+		type nat hook postrouting priority srcnat; policy accept;
+		oifname != "%(bridge)s" ip saddr %(ipv4)s masquerade
+		oifname != "%(bridge)s" ip6 saddr %(ipv6)s masquerade
+	}
+}
+"""
+
+
+def _bridge(settings: "Settings") -> str:
+    """What a port may send: its own addresses, which follow from its name. One table for all slivers there may be."""
+    if settings.node_id is None:
+        return ""  # no sliver has an address before the node has
+    numbers = range(addressing.MIN_SLIVER_NR, addressing.MAX_SLIVER_NR + 1)
+    macs, addresses = [], []
+    for nr in numbers:
+        port = addressing.veth(nr, 0)
+        macs.append(f"\t\t\t{port} . {addressing.mac(settings.mac_prefix16, settings.node_id, nr, 0)}")
+        addresses.append(f"\t\t\t{port} . {addressing.sliver_private_ipv4(settings.priv_ipv4_prefix24, nr)}")
+    return BRIDGE_TABLE % {"bridge": BRIDGE, "macs": ",\n".join(macs), "addresses": ",\n".join(addresses)}
+
+
+BRIDGE_TABLE = """\
+table bridge confine {
+	set macs {
+		typeof iifname . ether saddr
+		elements = {
+%(macs)s
+		}
+	}
+	set addresses {
+		typeof iifname . ip saddr
+		elements = {
+%(addresses)s
+		}
+	}
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		meta obrname "%(bridge)s" drop
+	}
+	chain input {
+		type filter hook prerouting priority filter; policy accept;
+		meta ibrname "%(bridge)s" jump from_port
+	}
+	chain from_port {
+		iifname . ether saddr != @macs drop
+		ether type ip iifname . ip saddr != @addresses drop
+		ether type arp iifname . arp saddr ip != @addresses drop
+		ether type != { ip, ip6, arp } drop
+	}
+}
+"""
+
+
+class Firewall:
+    """Step `firewall install`, and the observation whether it is needed."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self._settings = settings
+        self._generation: int | None = None  # of the rules when last compared
+        self._listing: bytes | None = None  # digest of our tables as listed after we put them up
+        self._good = False
+
+    def install(self, step: "Step") -> None:
+        """Put our tables up, in one transaction. StepError with nft's words; then the rules are as they were."""
+        _nft(["-f", "-"], render(self._settings).encode())
+        self._listing = self._list()
+        self._generation, self._good = generation(), self._listing is not None
+
+    def ok(self) -> bool:
+        """Whether our tables stand as we put them up. False until this object has put them up itself."""
+        now = generation()
+        if now is None or self._listing is None:
+            return False
+        if now != self._generation:
+            self._generation, self._good = now, self._list() == self._listing
+        return self._good
+
+    def _list(self) -> "bytes | None":
+        """Digest of our tables as the kernel has them; None if one is not there."""
+        digest = hashlib.sha256()
+        for family in FAMILIES:
+            if family == "bridge" and self._settings.node_id is None:
+                continue
+            try:
+                digest.update(_nft(["list", "table", family, TABLE], b""))
+            except StepError:
+                return None
+        return digest.digest()
+
+
+def generation() -> "int | None":
+    """The kernel's count of changes to nftables; None if it has none. One netlink message, no process."""
+    try:
+        query = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    except OSError:
+        return None
+    with query:
+        query.settimeout(ANSWER_S)
+        body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+        try:
+            query.sendto(struct.pack(HEADER, 16 + len(body), NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0) + body, (0, 0))
+            return parse_generation(query.recv(8192))
+        except OSError:
+            return None
+
+
+def parse_generation(answer: bytes) -> "int | None":
+    """The generation in the kernel's answer to NFT_MSG_GETGEN; None if it is an error or something else."""
+    if len(answer) < 20:
+        return None
+    length, kind = struct.unpack_from("=IH", answer)
+    if kind != NFT_MSG_NEWGEN:
+        return None
+    position, end = 20, min(length, len(answer))  # after the netlink and nfnetlink headers: attributes
+    while position + 4 <= end:
+        size, attribute = struct.unpack_from("=HH", answer, position)
+        if attribute & 0x3FFF == NFTA_GEN_ID and size >= 8 and position + 8 <= end:
+            return int(struct.unpack_from(">I", answer, position + 4)[0])
+        position += max(4, (size + 3) & ~3)
+    return None
+
+
+def _nft(arguments: "list[str]", text: bytes) -> bytes:
+    """Run nft; gives its output. StepError with its words."""
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["nft", *arguments], input=text, capture_output=True, timeout=NFT_S, env=environment, check=False
+        )
+    except FileNotFoundError:
+        raise StepError("there is no nft program on this node: install nftables")
+    except subprocess.TimeoutExpired:
+        raise StepError(f"nft {' '.join(arguments)} did not end within {NFT_S} s")
+    if done.returncode != 0:
+        said = " ".join(done.stderr.decode("utf-8", "replace").split())[:1000]
+        raise StepError(f"nft {' '.join(arguments)} failed (status {done.returncode}): {said}")
+    return done.stdout

@@ -1,0 +1,472 @@
+"""How documents are fetched: conditional requests, addresses, TLS."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confine.core.documents import VERSION
+from confine.errors import RegistryError
+from confine.paths import Paths
+from confine.registry.client import Registry
+from registry import faults
+from registry.clients import make_settings
+from registry.faults import FaultyServer, Replayed
+from registry.server import make_certificate
+
+Serve = Callable[..., FaultyServer]
+BASE_TYPE = 'application/json; profile="http://confine-project.eu/schema/registry/v1/base"'
+
+
+# -- conditional requests ------------------------------------------------------------------------------------------
+
+
+def test_nothing_changed_costs_one_conditional_request_a_document_and_no_body(node: Any, server: FaultyServer) -> None:
+    first, changed = node.round()
+    assert changed
+    server.requests.clear()
+    state, changed = node.round()
+    assert not changed
+    assert len(server.requests) == len(set(server.requests)) == len(first["docs"]) + 3 - 1  # base, node, list - server
+    assert state["docs"] == first["docs"]
+
+
+def test_an_unchanged_document_is_the_same_object_as_before(node: Any, server: FaultyServer, documents: Any) -> None:
+    first, _ = node.round()
+    documents.edit("slices/1", description="another")
+    second, changed = node.round()
+    assert changed
+    same = [uri for uri in first["docs"] if first["docs"][uri] is second["docs"][uri]]
+    assert set(first["docs"]) - set(same) == {server.base + "slices/1/"}
+
+
+def test_the_etag_of_a_compressed_answer_is_sent_back_without_its_gzip_mark(serve: Serve, client: Any) -> None:
+    sent: list[str | None] = []
+    server = serve(keep_alive=False)
+
+    def watch(handler: Any) -> None:
+        sent.append(handler.headers.get("If-None-Match"))
+        handler.send_reply(server.registry.answer(handler.path, server.origin))
+
+    server.faults = {"/api/slices/1/": watch}
+    node = client([server.base], plain_http=True)
+    state, _ = node.round()
+    node.round()
+    assert sent[0] is None
+    assert sent[1] is not None
+    assert len(sent[1]) == 34  # 32 hex digits in quotes
+    assert state["revisions"][server.base + "slices/1/"] == sent[1]
+
+
+def test_documents_of_a_server_without_etags_are_fetched_again_and_count_as_unchanged(
+    serve: Serve, client: Any
+) -> None:
+    server = serve()
+
+    def plain(handler: Any) -> None:
+        reply = server.registry.answer(handler.path, server.origin)
+        handler.send_response(reply.status)
+        handler.send_header("Content-Type", reply.kind)
+        handler.send_header("Content-Length", str(len(reply.body)))
+        handler.end_headers()
+        handler.wfile.write(reply.body)
+
+    server.faults = {"/*": plain}
+    node = client([server.base], plain_http=True)
+    first, _ = node.round()
+    second, changed = node.round()
+    assert first["docs"] == second["docs"]
+    assert not changed
+    assert second["revisions"][server.base].startswith("md5:")
+
+
+def test_documents_cleaned_by_older_rules_are_read_anew(node: Any, server: FaultyServer) -> None:
+    state, _ = node.round()
+    node.state = {**state, "schema": VERSION - 1, "docs": {}, "node": {**state["node"], "name": "old"}}
+    again, changed = node.round()
+    assert changed
+    assert again["node"] == state["node"]
+    assert again["docs"] == state["docs"]
+
+
+def test_a_state_in_which_only_revisions_differ_is_unchanged(node: Any, server: FaultyServer, documents: Any) -> None:
+    node.round()
+    documents.edit("base", something_new=1)
+    documents.edit("nodes/1", properties={**documents.read("nodes/1")["properties"]}, unknown="x")
+    _, changed = node.round()
+    assert not changed
+
+
+# -- connections ---------------------------------------------------------------------------------------------------
+
+
+def test_a_round_over_kept_connections_opens_few_of_them(node: Any, server: FaultyServer) -> None:
+    connections: set[Any] = set()
+
+    def watch(handler: Any) -> None:
+        connections.add(handler.client_address)
+        handler.send_reply(server.registry.answer(handler.path, server.origin))
+
+    server.faults = {"/api*": watch}
+    node.round()
+    node.round()
+    assert len(connections) <= 5
+
+
+def test_a_server_that_closed_idle_connections_is_asked_again(serve: Serve, client: Any) -> None:
+    server = serve()
+    node = client([server.base], plain_http=True)
+
+    def close_after(handler: Any) -> None:
+        handler.send_reply(server.registry.answer(handler.path, server.origin))
+        handler.close_connection = True
+
+    server.faults = {"/*": close_after}
+    node.round()
+    state, changed = node.round()
+    assert state["problems"] == {}
+    assert not changed
+
+
+def test_the_original_server_by_itself_is_understood(serve: Serve, client: Any) -> None:
+    server = serve(keep_alive=False)
+    state, _ = client([server.base], plain_http=True).round()
+    assert state["problems"] == {}
+    assert len(state["node"]["slivers"]) == 4
+
+
+def test_chunked_answers_and_interim_answers_are_understood(serve: Serve, client: Any) -> None:
+    server = serve()
+
+    def chunked(handler: Any) -> None:
+        body = server.registry.answer(handler.path, server.origin).body
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n")
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for at in range(0, len(body), 100):
+            handler.wfile.write(b"%x;x=y\r\n%s\r\n" % (len(body[at : at + 100]), body[at : at + 100]))
+        handler.wfile.write(b"0\r\nTrailer: x\r\n\r\n")
+
+    server.faults = {"/api/slices/*": chunked}
+    state, _ = client([server.base], plain_http=True).round()
+    assert state["problems"] == {}
+
+
+def test_a_missing_final_slash_is_followed_to_where_the_registry_says(
+    serve: Serve, client: Any, documents: Any
+) -> None:
+    server = serve()
+    node = client([server.base], plain_http=True)
+    first, _ = node.round()
+    server.faults = {"/api/slices/1/": faults.redirect("/api/slices/1/?again")}
+    node.state = None
+    state, _ = node.round()
+    assert state["docs"] == first["docs"]
+
+
+def test_ipv6_literals_are_addresses_like_others(serve: Serve, client: Any, certificate: tuple[str, str]) -> None:
+    server = serve(*certificate, address="::1")
+    assert "[::1]" in server.base
+    state, _ = client([server.base], certificate[0]).round()
+    assert state["problems"] == {}
+    assert state["node"]["uri"] == server.base + "nodes/1/"
+
+
+# -- several addresses ---------------------------------------------------------------------------------------------
+
+
+def test_the_next_address_is_taken_when_one_is_down_and_the_state_stays_the_same(
+    serve: Serve, client: Any, certificate: tuple[str, str]
+) -> None:
+    first, second = serve(*certificate), serve(*certificate)
+    node = client([first.base, second.base], certificate[0])
+    good, _ = node.round()
+    first.faults = {"/*": faults.raw()}
+    state, changed = node.round()
+    assert not changed
+    assert state["docs"] == good["docs"]
+    assert all(uri.startswith(first.base) for uri in state["docs"])
+    assert second.requests
+
+
+def test_the_next_address_is_taken_when_one_cannot_give_the_node_document(
+    serve: Serve, client: Any, certificate: tuple[str, str]
+) -> None:
+    first, second = serve(*certificate), serve(*certificate)
+    first.faults = {"/api/nodes/1/": faults.html(500)}
+    state, _ = client([first.base, second.base], certificate[0]).round()
+    assert state["node"] is not None
+    assert state["problems"] == {}
+
+
+def test_all_addresses_that_failed_are_named_with_their_reasons(client: Any, serve: Serve) -> None:
+    server = serve()
+    server.faults = {"/*": faults.html(200)}
+    node = client([server.base, "http://127.0.0.1:1/api/"], plain_http=True)
+    with pytest.raises(RegistryError) as caught:
+        node.round()
+    assert "text/html" in str(caught.value)
+    assert "no connection to 127.0.0.1 port 1" in str(caught.value)
+
+
+def test_an_address_that_failed_is_left_alone_for_a_while_and_the_reason_stays_the_same(
+    serve: Serve, client: Any
+) -> None:
+    server = serve()
+    server.faults = {"/*": faults.html(500)}
+    registry = client([server.base], plain_http=True).registry
+    reasons = []
+    for _ in range(3):
+        with pytest.raises(RegistryError) as caught:
+            registry.refresh(None, time.monotonic() + 5)
+        reasons.append(str(caught.value))
+    assert len(server.requests) == 1
+    assert len(set(reasons)) == 1
+    registry.retry()
+    server.faults = {}
+    state, _ = registry.refresh(None, time.monotonic() + 5)
+    assert state["complete"]
+
+
+def test_a_state_read_at_other_addresses_is_kept_when_the_addresses_change(
+    serve: Serve, client: Any, documents: Any, certificate: tuple[str, str]
+) -> None:
+    plain, secure = serve(), serve(*certificate)
+    old = client([plain.base], plain_http=True)
+    good, _ = old.round()
+    secure.faults = {"/api/slivers/1/": faults.html(500)}
+    new = client([secure.base], certificate[0])
+    new.state = json.loads(json.dumps(good))
+    state, _ = new.round()
+    assert set(state["docs"]) == {uri.replace(plain.base, secure.base) for uri in good["docs"]}
+    assert state["docs"][secure.base + "slivers/1/"]["slice"]["uri"] == secure.base + "slices/1/"
+
+
+def test_a_registry_that_calls_itself_otherwise_is_read_where_it_was_found(serve: Serve, client: Any) -> None:
+    server = serve()
+    own = "http://[fdc0:7246:b03f::2]/inner/api/"
+
+    def renamed(handler: Any) -> None:
+        reply = server.registry.answer(handler.path, server.origin)
+        fields = [(name, value.replace(server.base, own)) for name, value in reply.fields]
+        handler.send_reply(reply._replace(body=reply.body.replace(server.base.encode(), own.encode()), fields=fields))
+
+    server.faults = {"/api/*": renamed}
+    node = client([server.base], plain_http=True)
+    state, _ = node.round()
+    assert state["problems"] == {}
+    assert state["node"]["uri"] == server.base + "nodes/1/"
+    assert state["docs"][server.base + "slices/1/"]["group"]["uri"] == server.base + "groups/1/"
+    _, changed = node.round()
+    assert not changed
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+def test_plain_http_is_refused_unless_it_was_allowed(serve: Serve, client: Any) -> None:
+    server = serve()
+    settings = make_settings([server.base], plain_http=True)
+    settings.plain_http = False
+    registry = Registry(settings, Paths())
+    with pytest.raises(RegistryError, match=r"plain http to 127.0.0.1:[0-9]+ is refused"):
+        registry.refresh(None, time.monotonic() + 5)
+    assert server.requests == []
+    state, _ = client([server.base], plain_http=True).round()
+    assert state["complete"]
+
+
+def test_a_server_with_another_certificate_is_refused_before_anything_is_asked(
+    serve: Serve, client: Any, certificate: tuple[str, str], tmp_path: Path
+) -> None:
+    imposter = serve(*make_certificate(str(tmp_path / "imposter"), ["127.0.0.1"]))
+    with pytest.raises(RegistryError, match="is not trusted by the certificate in "):
+        client([imposter.base], certificate[0]).round()
+    assert imposter.requests == []
+
+
+def test_without_a_pinned_certificate_the_system_decides(serve: Serve, client: Any, certificate: Any) -> None:
+    server = serve(*certificate)
+    with pytest.raises(RegistryError, match="is not trusted by the system's certificate authorities"):
+        client([server.base]).round()
+    assert server.requests == []
+
+
+def test_a_pinned_certificate_counts_whatever_name_it_bears(serve: Serve, client: Any, tmp_path: Path) -> None:
+    cert, key = make_certificate(str(tmp_path / "other"), ["elsewhere.example"])
+    state, _ = client([serve(cert, key).base], cert).round()
+    assert state["complete"]
+
+
+def openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
+
+
+def dated_certificate(directory: Path, start: str, end: str) -> tuple[str, str]:
+    """A self-made certificate valid from `start` to `end` ("YYMMDDHHMMSSZ" or with a century)."""
+    directory.mkdir()
+    key, request, cert = (str(directory / name) for name in ("server.key", "server.csr", "server.crt"))
+    (directory / "index.txt").write_text("")
+    (directory / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=d\n[d]\nnew_certs_dir={0}\ndatabase={0}/index.txt\nrand_serial=yes\ndefault_md=sha256\n"
+        "policy=p\n[p]\ncommonName=supplied\n".format(directory)
+    )
+    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", key,
+            "-out", request, "-subj", "/CN=127.0.0.1")  # fmt: skip
+    openssl("ca", "-config", str(directory / "ca.cnf"), "-selfsign", "-keyfile", key, "-in", request, "-out", cert,
+            "-startdate", start, "-enddate", end, "-notext", "-batch")  # fmt: skip
+    return cert, key
+
+
+@pytest.mark.parametrize(
+    ("what", "start", "end"),
+    [
+        ("for a node whose clock says 1970", "20300101000000Z", "20400101000000Z"),
+        ("for a node whose clock says 2106", "20100101000000Z", "20200101000000Z"),
+    ],
+)
+def test_a_pinned_certificate_is_not_judged_by_dates(
+    what: str, start: str, end: str, serve: Serve, client: Any, tmp_path: Path
+) -> None:
+    cert, key = dated_certificate(tmp_path / "tls", start, end)
+    state, _ = client([serve(cert, key).base], cert).round()
+    assert state["complete"], what
+    assert state["date"] == time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def signed_by_ca(directory: Path, names: str, days: int) -> tuple[str, str, str]:
+    """(CA's certificate, server's certificate, server's key)."""
+    directory.mkdir()
+    ca, ca_key = str(directory / "ca.crt"), str(directory / "ca.key")
+    cert, key, request = (str(directory / name) for name in ("server.crt", "server.key", "server.csr"))
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
+    openssl("req", "-x509", *curve, "-keyout", ca_key, "-out", ca, "-subj", "/CN=Testbed CA", "-days", "30")
+    openssl("req", *curve, "-keyout", key, "-out", request, "-subj", "/CN=registry")
+    extensions = directory / "extensions"
+    extensions.write_text("subjectAltName=" + names)
+    openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-out", cert,
+            "-days", str(days), "-extfile", str(extensions))  # fmt: skip
+    return ca, cert, key
+
+
+def test_a_certificate_issued_by_a_pinned_ca_is_trusted_for_its_name_alone(
+    serve: Serve, client: Any, tmp_path: Path
+) -> None:
+    ca, cert, key = signed_by_ca(tmp_path / "good", "IP:127.0.0.1", 30)
+    server = serve(cert, key)
+    state, _ = client([server.base], ca).round()
+    assert state["complete"]
+    ca, cert, key = signed_by_ca(tmp_path / "bad", "IP:192.0.2.7", 30)
+    server = serve(cert, key)
+    with pytest.raises(RegistryError, match="IP address mismatch"):
+        client([server.base], ca).round()
+    assert server.requests == []
+
+
+def test_a_certificate_of_a_pinned_ca_that_is_out_of_date_is_refused_with_the_nodes_own_date(
+    serve: Serve, client: Any, tmp_path: Path
+) -> None:
+    ca, cert, key = signed_by_ca(tmp_path / "old", "IP:127.0.0.1", -1)
+    with pytest.raises(RegistryError, match="expired; this node's clock says 20"):
+        client([serve(cert, key).base], ca).round()
+
+
+def test_the_date_of_a_registry_counts_only_if_it_proved_who_it_is(
+    serve: Serve, client: Any, node: Any, server: FaultyServer
+) -> None:
+    plain, _ = client([serve().base], plain_http=True).round()
+    assert plain["date"] is None
+    secure, _ = node.round()
+    assert secure["date"] == time.strftime("%Y-%m-%d", time.gmtime())
+    server.faults = {"/api/": faults.html(500)}
+    with pytest.raises(RegistryError):
+        node.round()
+    assert node.state["date"] == secure["date"]
+
+
+def test_a_file_that_is_no_certificate_is_named(client: Any, server: FaultyServer, tmp_path: Path) -> None:
+    bad = tmp_path / "registry.crt"
+    bad.write_text("hello")
+    with pytest.raises(RegistryError, match="holds no certificate"):
+        client([server.base], str(bad)).round()
+    bad.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    with pytest.raises(RegistryError, match="is not usable"):
+        client([server.base], str(bad)).round()
+
+
+# -- what is slow ----------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_round_of_seventy_documents_takes_little_of_the_processor(
+    serve: Serve, client: Any, certificate: tuple[str, str], documents: Any
+) -> None:
+    sliver, slice_ = documents.read("slivers/1"), documents.read("slices/1")
+    for number in range(10, 37):
+        documents.write(f"slices/{number}", json.dumps(slice_))
+        documents.write(f"slivers/{number}", json.dumps({**sliver, "slice": f"@slices/{number}"}))
+    server = serve(*certificate)
+    answers: dict[tuple[str, str | None], bytes] = {}
+
+    def fast(handler: Any) -> None:
+        """The same answers, without what making them costs: client and server share this processor's clock."""
+        known = (handler.path, handler.headers.get("If-None-Match"))
+        if known[1] is not None:
+            handler.wfile.write(b"HTTP/1.1 304 Not Modified\r\n\r\n")
+            return
+        answers[known] = b""
+        handler.send_reply(server.registry.answer(handler.path, server.origin))
+
+    server.faults = {"/api*": fast}
+    node = client([server.base], certificate[0])
+    node.round()
+    assert len(answers) >= 70
+    begun = time.process_time()
+    for _ in range(5):
+        _, changed = node.round()
+        assert not changed
+    # Both sides of each request are in this process; the client alone takes about 10 ms.
+    assert (time.process_time() - begun) / 5 < 0.15
+
+
+def test_documents_are_fetched_side_by_side(node: Any, server: FaultyServer) -> None:
+    running, most = [0], [0]
+    lock = threading.Lock()
+
+    def slow(handler: Any) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.05)
+        with lock:
+            running[0] -= 1
+        handler.send_reply(server.registry.answer(handler.path, server.origin))
+
+    server.faults = {"/api/*": slow}
+    node.round()
+    assert 2 <= most[0] <= 4
+
+
+def test_recorded_bytes_of_the_original_server_are_understood(client: Any) -> None:
+    body = json.dumps({"uri": "http://[fdc0::2]/api/"}).encode()
+
+    def answer(path: str, fields: dict[str, str]) -> bytes:
+        if path == "/api/":
+            head = 'HTTP/1.0 200 OK\r\nDate: x\r\nContent-Type: {}\r\nETag: "a"\r\n\r\n'.format(BASE_TYPE)
+            return head.encode() + body
+        return b"HTTP/1.0 404 NOT FOUND\r\nContent-Type: text/html\r\n\r\n<html>"
+
+    with Replayed(answer) as server:
+        state, _ = client([server.base], plain_http=True).round()
+    assert state["base"]["uri"] == server.base
+    assert state["node"] is None
+
+
+def test_keys_of_the_example_registry_are_for_its_owner_alone(certificate: tuple[str, str]) -> None:
+    assert shutil.which("openssl")
+    assert os.stat(certificate[1]).st_mode & 0o777 == 0o600

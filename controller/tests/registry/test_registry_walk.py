@@ -1,0 +1,126 @@
+"""Which documents a round reads, and what it takes for gone."""
+
+import json
+from typing import Any
+
+import pytest
+
+from registry import faults
+from registry.faults import FaultyServer
+
+NOT_FOUND = b'{"detail": "Not found"}'
+
+
+def gone(kind: str) -> faults.Fault:
+    return faults.reply(404, 'application/json; profile="http://confine-project.eu/schema/registry/v1/' + kind + '"',
+                        NOT_FOUND)  # fmt: skip
+
+
+def test_a_round_reads_what_the_node_needs_and_nothing_else(node: Any, server: FaultyServer, documents: Any) -> None:
+    documents.write("nodes/2", json.dumps({**documents.read("nodes/1"), "name": "another"}))
+    documents.write("slivers/9", json.dumps({**documents.read("slivers/1"), "node": "@nodes/2"}))
+    state, _ = node.round()
+    names = [uri[len(server.base) : -1] for uri in state["docs"]]
+    assert names == [
+        "groups/1", "groups/2", "islands/1", "servers/1", "slices/1", "slices/2", "slices/3", "slices/4",
+        "slivers/1", "slivers/2", "slivers/3", "slivers/4", "templates/1", "templates/2", "templates/3",
+        "users/1", "users/2", "users/3",
+    ]  # fmt: skip
+    assert set(server.requests) == {"/api/", "/api/nodes/1/", "/api/servers/"} | {
+        "/api/" + name + "/" for name in names if name != "servers/1"
+    }
+
+
+def test_users_without_a_role_are_not_asked_for(node: Any, server: FaultyServer, documents: Any) -> None:
+    roles = documents.read("groups/1")["user_roles"]
+    idle = {"user": "@users/3", "is_group_admin": False, "is_node_admin": False, "is_slice_admin": False}
+    documents.edit("groups/1", user_roles=[*roles, idle])
+    documents.edit("groups/2", user_roles=[])
+    state, _ = node.round()
+    assert server.base + "users/3/" not in state["docs"]
+    assert server.base + "users/2/" in state["docs"]
+
+
+def test_a_sliver_that_left_the_nodes_list_leaves_the_state_with_its_slice(
+    node: Any, server: FaultyServer, documents: Any
+) -> None:
+    node.round()
+    documents.remove("slivers/2")
+    state, changed = node.round()
+    assert changed
+    assert server.base + "slivers/2/" not in state["docs"]
+    assert server.base + "slices/2/" not in state["docs"]
+    assert [ref["id"] for ref in state["node"]["slivers"]] == ["1@1", "3@1", "4@1"]
+
+
+@pytest.mark.parametrize("name", ["slivers/1", "slices/1"])
+def test_a_sliver_or_slice_that_the_registry_denies_is_gone_until_it_is_back(
+    name: str, node: Any, server: FaultyServer
+) -> None:
+    node.round()
+    uri = server.base + name + "/"
+    server.faults = {"/api/" + name + "/": gone(name.split("/")[0][:-1])}
+    state, changed = node.round()
+    assert changed
+    assert state["gone"] == [uri]
+    assert uri not in state["docs"]
+    assert state["problems"] == {}
+    server.faults = {"/api/" + name + "/": faults.html(500)}
+    state, _ = node.round()
+    assert state["gone"] == [uri]
+    assert "status 500" in state["problems"][uri][0]["message"]
+    server.faults = {}
+    state, _ = node.round()
+    assert state["gone"] == []
+    assert uri in state["docs"]
+
+
+@pytest.mark.parametrize("name", ["users/1", "groups/1", "templates/1", "islands/1"])
+def test_other_documents_that_the_registry_denies_keep_their_last_good_version(
+    name: str, node: Any, server: FaultyServer
+) -> None:
+    good, _ = node.round()
+    server.faults = {"/api/" + name + "/": gone(name.split("/")[0][:-1])}
+    state, _ = node.round()
+    assert state["docs"] == good["docs"]
+    assert "says that it is not there" in state["problems"][server.base + name + "/"][0]["message"]
+
+
+def test_problems_of_members_stay_while_the_document_cannot_be_read_and_go_when_it_is_good(
+    node: Any, server: FaultyServer, documents: Any
+) -> None:
+    documents.edit("slices/1", properties={"good": "text", "bad": 5})
+    node.round()
+    server.faults = {"/api/slices/1/": faults.html(500)}
+    state, _ = node.round()
+    uri = server.base + "slices/1/"
+    assert [problem["member"] for problem in state["problems"][uri]] == ["", "/properties/bad"]
+    assert state["docs"][uri]["properties"] == {"good": "text"}
+    server.faults = {}
+    documents.edit("slices/1", properties={"good": "text"})
+    state, _ = node.round()
+    assert state["problems"] == {}
+
+
+def test_the_same_trouble_again_is_no_change(node: Any, server: FaultyServer) -> None:
+    node.round()
+    server.faults = {"/api/slices/1/": faults.html(500), "/api/users/1/": faults.raw()}
+    _, first = node.round()
+    _, second = node.round()
+    assert (first, second) == (True, False)
+
+
+def test_a_state_can_be_kept_as_json(node: Any, server: FaultyServer) -> None:
+    state, _ = node.round()
+    assert json.loads(json.dumps(state)) == state
+
+
+def test_another_node_id_in_the_configuration_does_not_take_over_the_old_nodes_document(
+    node: Any, server: FaultyServer, client: Any, certificate: Any, documents: Any
+) -> None:
+    node.round()
+    other = client([server.base], certificate[0], node="0002")
+    other.state = node.state
+    state, _ = other.round()
+    assert state["node"] is None
+    assert not state["complete"]

@@ -1,0 +1,122 @@
+"""Virtual nodes for the tests below this directory: how the disk is made, how nodes are lent and taken back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from firmware.image.compose import compose
+from qemu.harness import Snapshot, VirtualNode
+from qemu.harness_machine import QEMU
+from qemu.sliver_node import prepared, slivers  # noqa: F401  # fixtures of the tests with slivers
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_REFERENCE = os.path.join(_ROOT, "build", "reference")
+_BUILD = os.path.join(_ROOT, "build", "test")
+_INPUTS = {"kernel": "vmlinuz", "initrd": "initrd.img", "root": "root.squashfs"}
+_NODE_FIXTURES = {"node", "fresh_node", "make_node", "booted", "disk"}
+# Setting a node up can wait for a processor on a loaded machine; a test with its own limit keeps it.
+_TIMEOUT_S = 180
+
+MakeNode = Callable[..., VirtualNode]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with virtual nodes are marked `qemu`, and bounded in time."""
+    for item in items:
+        if _NODE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("qemu")
+        if item.get_closest_marker("qemu") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A failed test shows what its nodes said on their serial ports."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for node in _nodes_of(item):
+            report.sections.append((f"serial port of {node.name}", node.serial_tail()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def image_files() -> dict[str, str]:
+    """The reference image: paths of kernel, initrd and root."""
+    if shutil.which(QEMU) is None:
+        pytest.skip(f"{QEMU} is not on this machine")
+    files = {name: os.path.join(_REFERENCE, file) for name, file in _INPUTS.items()}
+    for path in files.values():
+        if not os.path.exists(path):
+            pytest.skip(f"{os.path.relpath(path, _ROOT)} was not built: make image")
+    return files
+
+
+@pytest.fixture(scope="session")
+def session_dir() -> Iterator[str]:
+    """A directory for this session's disk and snapshot; those of sessions that were killed are removed."""
+    os.makedirs(_BUILD, exist_ok=True)
+    for name in os.listdir(_BUILD):
+        kind, _, pid = name.partition("-")
+        if kind == "session" and not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(os.path.join(_BUILD, name), ignore_errors=True)
+    path = os.path.join(_BUILD, f"session-{os.getpid()}")
+    os.mkdir(path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def disk(image_files: dict[str, str], session_dir: str) -> str:
+    """The disk of a node without a configuration of its own. Not to be written to: nodes run on overlays."""
+    made = os.path.join(_BUILD, "disk.img")
+    compose(image_files["kernel"], image_files["initrd"], image_files["root"], made)
+    # A link of our own: the image may be made anew while this session runs.
+    path = os.path.join(session_dir, "disk.img")
+    os.link(made, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def booted(disk: str, session_dir: str) -> Snapshot:
+    """A node that was started cold, once for all tests of the session."""
+    with VirtualNode(disk) as node:
+        return node.save(os.path.join(session_dir, "booted"))
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest, booted: Snapshot) -> Iterator[VirtualNode]:
+    """A started node of the test's own, from the session's snapshot."""
+    with VirtualNode.from_snapshot(booted) as one:
+        _nodes_of(request.node).append(one)
+        yield one
+
+
+@pytest.fixture
+def fresh_node(make_node: MakeNode, disk: str) -> VirtualNode:
+    """A node that was started cold, through GRUB, for this test alone."""
+    return make_node(disk)
+
+
+@pytest.fixture
+def make_node(request: pytest.FixtureRequest, disk: str) -> Iterator[MakeNode]:
+    """Makes and starts nodes, by VirtualNode's arguments; all are gone after the test."""
+    with ExitStack() as stack:
+
+        def make(image: str = disk, **options: Any) -> VirtualNode:
+            one = VirtualNode(image, **options)
+            _nodes_of(request.node).append(one)
+            return stack.enter_context(one)
+
+        yield make
+
+
+def _nodes_of(item: pytest.Item) -> list[VirtualNode]:
+    nodes: list[VirtualNode] = item.__dict__.setdefault("_virtual_nodes", [])
+    return nodes
