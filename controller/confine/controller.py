@@ -138,6 +138,9 @@ class Controller:
             self._own_problems,
         )
         self._machine.cache.keep = set(plan.keep)
+        with self._failures_lock:
+            for subject in plan.overcome:
+                self._failures.pop(subject, None)
         self._record_boot_sn(plan)
         return plan, observed
 
@@ -159,7 +162,6 @@ class Controller:
             except StepError as error:
                 self._failed(steps_table.NODE, step, error)
                 return False
-        self._succeeded(steps_table.NODE)
         return True
 
     def _assign(self, desired: Desired, plan: "plan_rules.Plan") -> None:
@@ -184,9 +186,7 @@ class Controller:
         self._log.info(step.subject, "{} {} ({:.0f} ms): {}".format(step.driver, step.verb, took * 1000, step.why))
 
     def _finished(self, job: Job, step: "Step | None", error: "StepError | None") -> None:
-        if error is None:
-            self._succeeded(job.name)
-        elif step is not None and not isinstance(error, Cancelled):
+        if error is not None and step is not None and not isinstance(error, Cancelled):
             self._failed(job.name, step, error)
         self._wake()
 
@@ -196,10 +196,6 @@ class Controller:
             count = before.count + 1 if before else 1
             delay = plan_rules.next_retry(count, random.random())  # noqa: S311  # spreads load, no secret
             self._failures[subject] = Failure(step.driver, step.verb, str(error), count, time.monotonic() + delay)
-
-    def _succeeded(self, subject: str) -> None:
-        with self._failures_lock:
-            self._failures.pop(subject, None)
 
     # ---- sleeping and waking ------------------------------------------------------------------------------------
 

@@ -25,17 +25,16 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [os.path.join(TOP, "test"), TOP]
 
+from firmware.image.compose import compose  # noqa: E402  # after the path is set
 from qemu import narrate  # noqa: E402
 from qemu.harness import NodeError, VirtualNode  # noqa: E402
 from registry.testbed import ExampleRegistry  # noqa: E402
 
-from firmware.image.compose import compose  # noqa: E402  # after the path is set
-
-WORK = os.path.join(TOP, "build", "run")
+WORK = os.environ.get("RUN_DIR") or os.path.join(TOP, "build", "run")
 REFERENCE = os.path.join(TOP, "build", "reference")
 CONTROL = "/run/confine/control.sock"
 NODE_ID = "0001"
-DEADLINE_S = 240.0
+DEADLINE_S = float(os.environ.get("RUN_DEADLINE") or 240)
 POLL_S = 0.25
 ENOUGH_S = 5.0  # all slivers are as asked for so long: it is no passing moment
 
@@ -97,7 +96,7 @@ def main() -> int:
     os.makedirs(WORK, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        with ExampleRegistry(os.path.join(TOP, "build", "testbed")) as registry:
+        with ExampleRegistry(os.path.join(os.path.dirname(WORK), "testbed")) as registry:
             screen.say("registry  {} serves {}".format(registry.url, os.path.relpath(registry.documents, TOP)))
             with started(screen, registry) as node:
                 status = watch_until_as_asked(screen, node)
@@ -141,18 +140,29 @@ def started(screen: Screen, registry: ExampleRegistry) -> Iterator[VirtualNode]:
             shut_down(node)
 
 
-def configuration(registry: ExampleRegistry, public_key: str) -> str:
-    """What makes a node of the shared image this node: a tar.gz that it unpacks at its first start."""
+def configuration_files(registry: ExampleRegistry) -> dict[str, tuple[bytes, int]]:
+    """What makes a node of the shared image node 1 of the example testbed: {path: (content, mode)}."""
     with open(registry.certificate, "rb") as file:
         certificate = file.read()
-    with open(public_key, "rb") as file:
-        authorized = file.read()
     base_uri = registry.url.replace("127.0.0.1", "10.0.2.2")
-    files = {
+    return {
         "etc/config/confine": (CONFIG.format(node_id=NODE_ID, base_uri=base_uri).encode(), 0o600),
         "etc/confine/registry-server.crt": (certificate, 0o644),
-        "etc/dropbear/authorized_keys": (authorized, 0o600),
     }
+
+
+def authorize(node: VirtualNode, registry: ExampleRegistry) -> None:
+    """Make a running node node 1 of the example testbed."""
+    for path, (content, mode) in configuration_files(registry).items():
+        node.write_file("/" + path, content, mode)
+    node.must(["/etc/init.d/confine", "restart"], timeout=60)
+
+
+def configuration(registry: ExampleRegistry, public_key: str) -> str:
+    """The node's configuration as a tar.gz that it unpacks at its first start; gives its path."""
+    with open(public_key, "rb") as file:
+        authorized = file.read()
+    files = {**configuration_files(registry), "etc/dropbear/authorized_keys": (authorized, 0o600)}
     path = os.path.join(WORK, "config.tar.gz")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

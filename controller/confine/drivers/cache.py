@@ -139,8 +139,8 @@ class Cache:
         if sha256 in self.cached():
             self._touch(sha256)
             return
-        if not uri.startswith(("http://", "https://", "/")):
-            raise StepError("the {}'s address {!r} is neither http(s) nor an absolute path".format(what, uri[:200]))
+        if not uri.startswith(("http://", "https://", "file:///")):
+            raise StepError("the {}'s address {!r} is neither http(s) nor file:///".format(what, uri[:200]))
         self._share(
             "fetch", _checked(sha256), subject, lambda flight: self._download(subject, what, uri, sha256, flight)
         )
@@ -349,11 +349,16 @@ def _size(path: str) -> int:
     return total
 
 
+def nearest(path: str) -> str:
+    """The directory `path`, or the nearest one above it that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def _free(directory: str) -> int:
-    """Bytes free on the file system of `directory`, or of the nearest directory above it that exists."""
-    while not os.path.isdir(directory):
-        directory = os.path.dirname(directory)
-    found = os.statvfs(directory)
+    """Bytes free on the file system that `directory` lies on or will lie on."""
+    found = os.statvfs(nearest(directory))
     return found.f_bavail * found.f_frsize
 
 

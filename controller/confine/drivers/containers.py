@@ -31,8 +31,7 @@ CLEAN_UP_S = 10  # for LXC's monitor to clean up behind a sliver
 LOG_END = 8000
 
 # Signals that make an init halt, best first: systemd's halt, then what LXC, busybox, procd and sysvinit take, then what
-# a plain program takes. The first one that the init listens to is sent. busybox restarts at SIGTERM but is never
-# asked that way: it listens to SIGPWR.
+# a plain program takes (busybox restarts at it).
 HALT_SIGNALS = (signal.SIGRTMIN + 3, signal.SIGPWR, signal.SIGTERM)
 
 SECCOMP_FILTER = 2  # "Seccomp:" in /proc/<pid>/status
@@ -253,19 +252,21 @@ def process_status(pid: int) -> "dict[str, str]":
 
 
 def halt_signal(status: "dict[str, str]") -> "int | None":
-    """The signal that the init with this /proc status listens to for halting; None if to none of them.
+    """The signal to halt the init with this /proc status; None if it is known to ignore them.
 
-    Listening is catching it, or blocking it to read it from a signalfd. The kernel drops all others for an init.
+    The first one that it is seen to listen to: it catches it, or blocks it to read it from a signalfd. An init that
+    waits for signals with sigtimedwait (busybox) shows neither; it gets SIGPWR, which the kernel drops if it is wrong.
     """
-    mask = int(status.get("SigCgt", "0"), 16) | int(status.get("SigBlk", "0"), 16)
+    listens = int(status.get("SigCgt", "0"), 16) | int(status.get("SigBlk", "0"), 16)
     for number in HALT_SIGNALS:
-        if mask >> (number - 1) & 1:
+        if listens >> (number - 1) & 1:
             return number
-    return None
+    ignores = int(status.get("SigIgn", "0"), 16)
+    return None if ignores >> (signal.SIGPWR - 1) & 1 else signal.SIGPWR
 
 
 def ask_to_halt(init: int, path: str) -> bool:
-    """Send `init` (host pid) in cgroup `path` the signal to halt that it listens to. False if there is none."""
+    """Send `init` (host pid) in cgroup `path` the signal to halt. False if it is not there or would ignore it."""
     number = halt_signal(process_status(init))
     if number is None:
         return False

@@ -6,7 +6,7 @@ import os
 import time
 
 from confine import durable
-from confine.errors import ConfineError, StepError
+from confine.errors import RegistryError, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
             on_start: "Callable[[int, int | None], None]",
         ) -> None:
             """Bring the file at `uri` from byte `offset` on: first on_start(offset really begun at, whole size or
-            None), then sink(bytes) as they come. RegistryError if it cannot be had; errors of the sink go through."""
+            None), then sink(bytes) as they come. An offset the source cannot serve means from the start, offset 0.
+            RegistryError if the file cannot be had; errors of the sink go through."""
 
 
 CHUNK = 256 * 1024
@@ -66,7 +67,6 @@ class Download:
         self._done = 0
         self._total: "int | None" = None
         self._reported = 0
-        self._started = False
         self._window_end = 0.0
         self._window_bytes = 0
         self._handle = -1
@@ -102,27 +102,15 @@ class Download:
             self._progress(self._done, None)
 
     def _fetch(self, fetcher: "Fetcher") -> None:
-        try:
-            try:
-                self._attempt(fetcher)
-            except ConfineError as error:
-                # A partial file longer than the source's is refused before it starts, each time: begin anew, once.
-                if isinstance(error, StepError) or self._started or self._done == 0:
-                    raise
-                self._done = 0
-                self._attempt(fetcher)
-        except StepError:
-            raise
-        except ConfineError as error:
-            raise StepError("{} cannot be fetched: {}".format(self._uri, error))
-
-    def _attempt(self, fetcher: "Fetcher") -> None:
         self._window_end = self._clock() + PACE_WINDOW_S
         self._window_bytes = 0
-        fetcher.fetch(self._uri, self._sink, self._done, self._start)
+        try:
+            fetcher.fetch(self._uri, self._sink, self._done, self._start)
+        except RegistryError as error:
+            said = str(error)
+            raise StepError(said if self._uri in said else "{} cannot be fetched: {}".format(self._uri, said))
 
     def _start(self, offset: int, total: "int | None") -> None:
-        self._started = True
         if offset not in (0, self._done):
             raise StepError("{} starts at byte {} instead of {}".format(self._uri, offset, self._done))
         if offset == 0:

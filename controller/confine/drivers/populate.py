@@ -5,7 +5,6 @@ share, "openwrt" keeps its own.
 """
 
 import errno
-import hashlib
 
 from confine.errors import StepError
 
@@ -26,11 +25,6 @@ def keys_text(keys: "list[str]") -> bytes:
                 "the key {!r} has a control character: it cannot stand in a file of one key a line".format(key[:80])
             )
     return "".join(key + "\n" for key in keys).encode("utf-8", "surrogateescape")
-
-
-def keys_digest(keys: "list[str]") -> str:
-    """What tells whether the keys in a sliver are those that should be: sha256 of the keys file, hex."""
-    return hashlib.sha256(keys_text(keys)).hexdigest()
 
 
 def write_keys(root: "Root", template_type: str, keys: "list[str]") -> None:

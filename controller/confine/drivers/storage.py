@@ -14,9 +14,10 @@ import re
 import subprocess
 
 from confine import durable
-from confine.core import addressing
+from confine.core import addressing, keys
 from confine.core.model import MIB, SliverObserved
 from confine.drivers import archives, inroot, mounts, populate, syscalls
+from confine.drivers.cache import nearest
 from confine.drivers.layers import LAYERS, Layers, entries
 from confine.errors import StepError
 
@@ -33,7 +34,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 IMAGE = "disk.img"
 ALLOCATION = "allocation.json"
 DEPLOYMENT = "deployment.json"
-UNDEPLOYING = "undeploying"  # while it is there, what the image holds is to be thrown away
 
 # ext4 (kernel documentation, "The Super Block"): at byte 1024, magic 0xEF53 56 bytes into it.
 SUPERBLOCK = 1024
@@ -71,18 +71,17 @@ class Storage:
     def observe(self, name: str) -> SliverObserved:
         """What is found of the sliver `name`: allocation, deployment, formatted, mounted."""
         table = self._seen if self._seen is not None else mounts.read()
-        undeploying = os.path.exists(self._paths.sliver(name, UNDEPLOYING))
         return SliverObserved(
             name,
             allocation=_document(self._paths.sliver(name, ALLOCATION)),
-            deployment=None if undeploying else _document(self._paths.sliver(name, DEPLOYMENT)),
-            formatted=not undeploying and _has_file_system(self._paths.sliver(name, IMAGE)),
+            deployment=_document(self._paths.sliver(name, DEPLOYMENT)),
+            formatted=_has_file_system(self._paths.sliver(name, IMAGE)),
             mounted=all(self._layers.point(name, layer) in table for layer in LAYERS),
         )
 
     def disk_mib(self) -> "tuple[int, int]":
         """(size, free) of the data partition, MiB."""
-        found = os.statvfs(self._paths.data)
+        found = os.statvfs(nearest(self._paths.data))
         return found.f_blocks * found.f_frsize // MIB, found.f_bavail * found.f_frsize // MIB
 
     def root(self, name: str) -> str:
@@ -103,24 +102,39 @@ class Storage:
         image = self._paths.sliver(_checked(step.subject), IMAGE)
         durable.make_dir(self._paths.sliver(step.subject), 0o755)  # LXC looks in as the sliver's root
         size = booking.disk_mib * MIB
-        if os.path.exists(image) and os.path.getsize(image) != size:
-            if _document(self._paths.sliver(step.subject, ALLOCATION)) is not None:
-                raise StepError(
-                    "the disk of {} has {} bytes and cannot become {}: the sliver has to be removed first".format(
-                        step.subject, os.path.getsize(image), size
-                    )
+        if _document(self._paths.sliver(step.subject, ALLOCATION)) is None:
+            self._make_image(image, size)
+        elif os.path.getsize(self._image(step.subject)) != size:
+            raise StepError(
+                "the disk of {} has {} bytes and cannot become {}: the sliver has to be removed first".format(
+                    step.subject, os.path.getsize(image), size
                 )
-            os.unlink(image)  # left by a cut, for an older request
-        self._allocate_blocks(image, size)
+            )
+        else:
+            self._allocate_blocks(image, size)
         durable.write_json(self._paths.sliver(step.subject, ALLOCATION), _allocation(sliver, booking))
 
+    def _make_image(self, image: str, size: int) -> None:
+        """A new image, in place of what a cut may have left; nothing stays if there is no room for it."""
+        try:
+            os.unlink(image)
+        except FileNotFoundError:
+            pass
+        try:
+            self._allocate_blocks(image, size)
+        except StepError:
+            os.unlink(image)
+            raise
+        durable.fsync_dir(os.path.dirname(image))
+
     def _allocate_blocks(self, image: str, size: int) -> None:
+        """Have every block of the image allocated; what is in it stays."""
         handle = os.open(image, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             missing = size - os.fstat(handle).st_blocks * 512
             found = os.fstatvfs(handle)
             free = found.f_bavail * found.f_frsize - self._reserve
-            if missing > free:
+            if missing > max(0, free):
                 raise StepError(
                     "no room for a disk of {} MiB: {:.1f} MiB are missing on the data partition ({} MiB stay)".format(
                         size // MIB, (missing - free) / MIB, self._reserve // MIB
@@ -128,23 +142,15 @@ class Storage:
                 )
             _fill(handle, size)
             os.fsync(handle)
-        except StepError:
-            os.unlink(image)
-            raise
         except OSError as error:
-            os.unlink(image)
             raise StepError("a disk of {} MiB cannot be allocated: {}".format(size // MIB, error.strerror))
         finally:
             os.close(handle)
-        durable.fsync_dir(os.path.dirname(image))
 
     def format(self, step: "Step") -> None:
         """Make an empty ext4 in the image; nothing if there is one. StepError if blocks are missing afterwards."""
         name = _checked(step.subject)
         image = self._image(name)
-        marker = self._paths.sliver(name, UNDEPLOYING)
-        if os.path.exists(marker):
-            self._throw_away(name)
         if _has_file_system(image):
             return
         self._layers.unmount(name)
@@ -201,7 +207,7 @@ class Storage:
                 populate.write_keys(root, sliver.template.type if sliver.template else "", sliver.keys)
             except OSError as error:
                 raise StepError(_write_failed(name, error))
-        deployment["keys_digest"] = populate.keys_digest(sliver.keys)
+        deployment["keys_digest"] = keys.digest(sliver.keys)
         durable.write_json(path, deployment)
 
     # ---- down ----------------------------------------------------------------------------------------------------
@@ -211,23 +217,9 @@ class Storage:
         self._layers.unmount(_checked(step.subject))
 
     def undeploy(self, step: "Step") -> None:
-        """Throw the sliver's file system away; its image stays allocated."""
+        """Throw the sliver's file system away; its image stays allocated. The deployment goes first: a file system
+        without one is never taken for a deployed sliver, however this is cut off."""
         name = _checked(step.subject)
-        if os.path.isdir(self._paths.sliver(name)):
-            durable.write_atomic(self._paths.sliver(name, UNDEPLOYING), b"")
-        self._throw_away(name)
-
-    def remove(self, step: "Step") -> None:
-        """Remove the sliver's directory with all in it, the allocation first."""
-        name = _checked(step.subject)
-        self._layers.unmount(name)
-        for file in (ALLOCATION, DEPLOYMENT, IMAGE):
-            durable.remove(self._paths.sliver(name, file))
-        _remove_directory(self._paths.sliver(name))
-        if os.path.isdir(self._paths.slivers):
-            durable.fsync_dir(self._paths.slivers)
-
-    def _throw_away(self, name: str) -> None:
         durable.remove(self._paths.sliver(name, DEPLOYMENT))
         self._layers.unmount(name)
         image = self._paths.sliver(name, IMAGE)
@@ -238,7 +230,16 @@ class Storage:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-        durable.remove(self._paths.sliver(name, UNDEPLOYING))
+
+    def remove(self, step: "Step") -> None:
+        """Remove the sliver's directory with all in it, the allocation first."""
+        name = _checked(step.subject)
+        self._layers.unmount(name)
+        for file in (ALLOCATION, DEPLOYMENT, IMAGE):
+            durable.remove(self._paths.sliver(name, file))
+        _remove_directory(self._paths.sliver(name))
+        if os.path.isdir(self._paths.slivers):
+            durable.fsync_dir(self._paths.slivers)
 
     # ---- content -------------------------------------------------------------------------------------------------
 
@@ -308,7 +309,7 @@ def _deployment(sliver: "SliverTarget") -> "dict[str, Any]":
         "sliver_instance_sn": sliver.sliver_instance_sn,
         "slice_instance_sn": sliver.slice_instance_sn,
         "hostname": sliver.name,
-        "keys_digest": populate.keys_digest(sliver.keys),
+        "keys_digest": keys.digest(sliver.keys),
     }
 
 

@@ -41,16 +41,21 @@ def empty(bases: "list[str]") -> "dict[str, Any]":
     }
 
 
-def is_state(value: "Any") -> bool:
-    """Whether `value`, from the disk, has the shape of a state."""
-    model = empty([""])
-    if not isinstance(value, dict) or not value.get("bases"):
-        return False
-    for name, sample in model.items():
-        if name not in value or (sample is not None and type(value[name]) is not type(sample)):
-            return False
-    good = all(isinstance(doc, dict) and isinstance(doc.get("uri"), str) for doc in value["docs"].values())
-    return good and all(value[name] is None or isinstance(value[name], dict) for name in ("base", "node"))
+def restored(value: "Any") -> "dict[str, Any] | None":
+    """The state that `value`, read from the disk, is; None if it is none. An older version of this program may
+    have known fewer members: they are as if nothing was read."""
+    if not isinstance(value, dict) or not isinstance(value.get("bases"), list) or not value["bases"]:
+        return None
+    state = empty([])
+    for name, sample in state.items():
+        found = value.get(name, sample)
+        if sample is not None and type(found) is not type(sample):
+            return None
+        state[name] = found
+    documents_held = [*state["docs"].values(), *(state[name] for name in ("base", "node") if state[name] is not None)]
+    if not all(isinstance(doc, dict) and isinstance(doc.get("uri"), str) for doc in documents_held):
+        return None
+    return state
 
 
 def prepared(previous: "dict[str, Any] | None", bases: "list[str]") -> "dict[str, Any]":
@@ -144,9 +149,13 @@ class Gathering:
     def failed(self, uri: str, message: str) -> None:
         """`uri` could not be had or used: its last good version stays, and what was said of it."""
         self.unchanged(uri)
-        self._problems[uri] = [{"member": "", "message": message}, *self._problems.get(uri, [])]
+        self.note(uri, message)
         if uri in self._previous["gone"]:
             self._gone.add(uri)
+
+    def note(self, uri: str, message: str) -> None:
+        """Something is wrong with `uri` as a whole."""
+        self._problems[uri] = [{"member": "", "message": message}, *self._problems.get(uri, [])]
 
     def gone(self, uri: str) -> None:
         """The registry says there is no `uri`."""

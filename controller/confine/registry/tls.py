@@ -27,8 +27,8 @@ class Trust:
         self._pins = read_pins(path) if path else []
         self._lenient = self._context(strict=False) if path else None
         self._strict: ssl.SSLContext | None = None
-        # The server shows a certificate of a pinned CA: known after the first connection.
-        self._by_ca = not path
+        # Servers that show a certificate of a pinned CA: known after the first connection to each.
+        self._by_ca: set[str] = set()
 
     def _context(self, strict: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name
@@ -48,12 +48,12 @@ class Trust:
         None: the server's certificate is issued by a pinned CA, so it has to be judged in full; connect again.
         `Unreachable` if the server is not the one that is trusted. `sock` is closed in both cases.
         """
-        if not self._by_ca and self._lenient is not None:
+        if self._lenient is not None and host not in self._by_ca:
             wrapped = self._handshake(self._lenient, sock, host, deadline)
             if wrapped.getpeercert(binary_form=True) in self._pins:
                 return wrapped
             wrapped.close()
-            self._by_ca = True
+            self._by_ca.add(host)
             return None
         if self._strict is None:
             self._strict = self._context(strict=True)

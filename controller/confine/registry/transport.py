@@ -178,19 +178,18 @@ def _joined(pieces: "Iterable[bytes]") -> bytes:
 def _unzipped(pieces: "Iterable[bytes]") -> bytes:
     unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
     parts = []
-    size = 0
-    empty = True
+    size = received = 0
     try:
         for piece in pieces:
-            empty = False
+            received += len(piece)
             part = unzip.decompress(piece, MAX_DOCUMENT + 1 - size)
             size += len(part)
-            if size > MAX_DOCUMENT or unzip.unconsumed_tail:
+            if max(size, received) > MAX_DOCUMENT or unzip.unconsumed_tail:
                 raise _too_large()
             parts.append(part)
     except zlib.error as error:
         raise RegistryError("the answer's gzip is damaged: {}".format(error))
-    if not empty and not unzip.eof:
+    if received and not unzip.eof:
         raise RegistryError("the answer is truncated: its gzip has no end")
     return b"".join(parts)
 

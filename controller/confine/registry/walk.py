@@ -61,6 +61,7 @@ class Walk:
         self._queue: deque[tuple[str, str]] = deque()
         self._busy: set[str] = set()
         self._closed = False
+        self._excess = False
 
     def run(self) -> "dict[str, Any]":
         """Read everything and return the new state. RegistryError if the base document cannot be had or used."""
@@ -107,7 +108,10 @@ class Walk:
             unread = sorted(self._busy) + [uri for uri, _ in self._queue]
             for uri in unread:
                 self._gathered.failed(uri, "was not read before the round had to end")
-            if unread:
+            if self._excess:
+                message = "the documents refer to more than {} others; the rest is not read".format(MAX_DOCUMENTS)
+                self._gathered.note(self._names.canonical, message)
+            if unread or self._excess:
                 self._gathered.keep_rest()
 
     def _work(self) -> None:
@@ -130,12 +134,16 @@ class Walk:
         """Put what was not seen yet into the queue. With `_turn` held once the workers run."""
         before = len(self._queue)
         for uri, kind in found:
-            if uri not in self._seen and len(self._seen) < MAX_DOCUMENTS:
-                self._seen.add(uri)
-                self._queue.append((uri, kind))
+            if uri in self._seen:
+                continue
+            if len(self._seen) >= MAX_DOCUMENTS:
+                self._excess = True
+                break
+            self._seen.add(uri)
+            self._queue.append((uri, kind))
         new = len(self._queue) - before
         if new:
-            self._turn.notify(new)
+            self._turn.notify(new + 1)  # one of those that wait is `_crawl`
 
     # -- one document -----------------------------------------------------------------------------------------------
 
@@ -144,10 +152,11 @@ class Walk:
         try:
             answer = self._read(uri, kind)
             checked = self._checked(uri, kind, answer)
-        except RegistryError as error:
+        except Exception as error:  # also a fault of ours in one document must not lose it, nor stop the others
+            message = str(error) if isinstance(error, RegistryError) else "reading it failed: " + repr(error)
             with self._turn:
                 if not self._closed:
-                    self._gathered.failed(uri, str(error))
+                    self._gathered.failed(uri, message)
                     self._follow(uri, kind)
             return False
         with self._turn:
@@ -209,8 +218,14 @@ class Walk:
     def _follow(self, uri: str, kind: str) -> None:
         """Queue what the document, or its last good version, refers to. With `_turn` held."""
         doc = self._gathered.doc(uri)
-        if doc is not None:
-            self._enqueue(references(kind, doc))
+        if doc is None:
+            return
+        try:
+            found = references(kind, doc)
+        except (KeyError, TypeError):  # a last good version that was cleaned by an older schema
+            self._gathered.keep_rest()
+            return
+        self._enqueue(found)
 
 
 def references(kind: str, doc: "dict[str, Any]") -> "Found":

@@ -65,8 +65,24 @@ def test_a_file_that_cannot_be_read_is_named(paths: Paths) -> None:
     assert "cannot be read" in problem
 
 
-def test_a_state_with_damaged_documents_is_no_state(paths: Paths, node: Any, server: FaultyServer) -> None:
+def test_a_digit_that_flipped_on_the_flash_is_noticed(paths: Paths, node: Any, server: FaultyServer) -> None:
     state, _ = node.round()
+    store.save(paths, state)
+    text = Path(file_of(paths)).read_text()
+    Path(file_of(paths)).write_text(text.replace('"instance_sn":0', '"instance_sn":8', 1))
+    found, problem = store.load(paths)
+    assert found is None
+    assert problem is not None
+    assert "checksum" in problem
+
+
+def test_a_state_of_an_older_program_is_kept_and_one_with_damaged_documents_is_not(
+    paths: Paths, node: Any, server: FaultyServer
+) -> None:
+    state, _ = node.round()
+    older = {name: value for name, value in state.items() if name != "lists"}
+    store.save(paths, older)
+    assert store.load(paths) == ({**older, "lists": {}}, None)
     damages: list[dict[str, Any]] = [
         {"docs": {"x": 5}},
         {"node": 5},

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from confine.registry import walk
 from registry import faults
 from registry.faults import FaultyServer
 
@@ -124,3 +125,47 @@ def test_another_node_id_in_the_configuration_does_not_take_over_the_old_nodes_d
     state, _ = other.round()
     assert state["node"] is None
     assert not state["complete"]
+
+
+def test_documents_kept_by_an_older_program_are_kept_while_the_registry_fails(
+    node: Any, server: FaultyServer, documents: Any
+) -> None:
+    good, _ = node.round()
+    uri = server.base + "slices/1/"
+    node.state = {**good, "schema": 0, "docs": {**good["docs"], uri: {"uri": uri, "id": 1}}}
+    server.faults = {"/api/slices/1/": faults.html(500)}
+    state, _ = node.round()
+    assert set(state["docs"]) == set(good["docs"])
+    assert state["docs"][uri] == {"uri": uri, "id": 1}
+
+
+def test_more_references_than_a_node_can_need_are_not_all_followed_and_that_is_said(
+    node: Any, server: FaultyServer, documents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, _ = node.round()
+    monkeypatch.setattr(walk, "MAX_DOCUMENTS", 10)
+    server.requests.clear()
+    state, _ = node.round()
+    assert len(server.requests) <= 10
+    assert state["docs"] == good["docs"]
+    assert "more than 10" in state["problems"][server.base][0]["message"]
+
+
+def test_a_fault_of_the_client_itself_in_one_document_keeps_it_and_reads_the_others(
+    node: Any, server: FaultyServer, documents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, _ = node.round()
+    original = walk.check_document
+
+    def faulty(kind: str, *rest: Any) -> Any:
+        if kind == "slice":
+            raise ZeroDivisionError("oops")
+        return original(kind, *rest)
+
+    monkeypatch.setattr(walk, "check_document", faulty)
+    documents.edit("slices/1", set_state="deploy")
+    documents.edit("slivers/1", description="new")
+    state, _ = node.round()
+    assert state["docs"][server.base + "slices/1/"] == good["docs"][server.base + "slices/1/"]
+    assert state["docs"][server.base + "slivers/1/"]["description"] == "new"
+    assert "oops" in state["problems"][server.base + "slices/1/"][0]["message"]
