@@ -106,10 +106,11 @@ class Controller:
     def _turn(self) -> None:
         try:
             desired = self._desired()
+            busy = set(self._crew.jobs())  # before observing: of these the plan may see half a job
             plan, observed = self._plan(desired)
             if plan.node_steps and self._do_node_steps(plan.node_steps):
                 plan, observed = self._plan(desired)
-            self._assign(desired, plan)
+            self._assign(plan, busy)
             self._board.show(desired, plan, observed)
         except Exception as error:  # a round that fails must not end the daemon; the next one looks anew
             self._log.warn("node", "round failed: {}: {}".format(type(error).__name__, error))
@@ -164,14 +165,15 @@ class Controller:
                 return False
         return True
 
-    def _assign(self, desired: Desired, plan: "plan_rules.Plan") -> None:
-        targets = {sliver.name: sliver for sliver in desired.slivers}
+    def _assign(self, plan: "plan_rules.Plan", busy: "set[str]") -> None:
+        """Hand out the plan's lists. `busy`: had a job when the round began; their turn comes when it has ended."""
         for name, job in self._crew.jobs().items():
-            if not job.cancelled and outdated(job.sliver, targets.get(name)):
+            if not job.cancelled and outdated(job.sliver, plan.working.get(name)):
                 self._log.info(name, "what is asked changed: job called off")
                 self._crew.cancel(name)
         for name, steps in plan.sliver_steps.items():
-            self._crew.assign(name, steps)
+            if name not in busy:
+                self._crew.assign(name, steps)
 
     def _carry_out(self, step: Step) -> None:
         begun = time.monotonic()

@@ -103,7 +103,7 @@ def disk_size(table: list[Partition]) -> int:
 
 def sfdisk_script(table: list[Partition]) -> str:
     """The table in sfdisk's input format."""
-    lines = ["label: gpt", f"label-id: {DISK_GUID}", "unit: sectors", f"first-lba: {34}", ""]
+    lines = ["label: gpt", f"label-id: {DISK_GUID}", "unit: sectors", "first-lba: 34", ""]
     for part in table:
         lines.append(
             f"start={part.first_sector}, size={part.size // SECTOR}, type={part.type_guid}, "

@@ -48,12 +48,12 @@ def source_files(*directories: Path) -> list[Path]:
     return sorted(found)
 
 
-def fingerprint(files: list[Path], *more: str) -> str:
-    """One sha256 over names, modes and contents of the files and over `more`."""
-    digest = hashlib.sha256(repr(more).encode())
+def fingerprint(files: list[Path], directory: Path = PROJECT) -> str:
+    """One sha256 over names (below `directory`), modes and contents of the files."""
+    digest = hashlib.sha256()
     for path in files:
         executable = os.access(path, os.X_OK)
-        digest.update(f"\0{path.relative_to(PROJECT)}\0{executable}\0{sha256_of(path)}".encode())
+        digest.update(f"\0{path.relative_to(directory)}\0{executable}\0{sha256_of(path)}".encode())
     return digest.hexdigest()
 
 

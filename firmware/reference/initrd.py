@@ -11,7 +11,7 @@ INIT = Path(__file__).with_name("initrd") / "init"
 MODULES = ["virtio_blk", "loop", "squashfs", "overlay"]
 DIRECTORIES = ["bin", "dev", "modules", "overlay", "proc", "rom", "root", "sys"]
 APPLETS = [
-    "cat", "chroot", "dd", "grep", "hexdump", "insmod", "losetup", "mkdir", "mount", "mv", "rm", "sh", "sleep",
+    "cat", "chroot", "dd", "grep", "head", "hexdump", "insmod", "losetup", "mkdir", "mount", "mv", "rm", "sh", "sleep",
     "switch_root", "sync", "tar", "umount",
 ]  # fmt: skip
 

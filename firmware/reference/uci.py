@@ -4,11 +4,12 @@ The C sources come from the Rust crate libuci-sys (uci/Cargo.lock pins it), the 
 (uci/requirements.txt pins it). There are two builds: one for the reference image and its Python, and one for this
 machine, so that tests can use the real thing:
 
-    python3 firmware/reference/uci.py     makes build/uci/host/{bin/uci,lib,python}
+    python3 firmware/reference/uci.py [--host | --image]     makes build/uci/host/{bin/uci,lib,python}
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -124,7 +125,9 @@ def compile_all(crate: Path, binding: Path, headers: list[Path], root: Path, tar
     uci = [crate / f"uci/{name}.c" for name in UCI_SOURCES]
     options = ['-DUCI_PREFIX="/usr"', f"-L{libraries}", "-lubox", *rpath]
     gcc(libraries / "libuci.so", uci, [*include, *shared, "-Wl,-soname,libuci.so", *options])
-    gcc(root / target.program / "uci", [crate / "uci/cli.c"], [*include, *link])
+    # The program alone holds its libraries: init scripts start it often, and finding libraries is most of its time.
+    alone = ["-static", "-ffunction-sections", "-Wl,--gc-sections", '-DUCI_PREFIX="/usr"']
+    gcc(root / target.program / "uci", [crate / "uci/cli.c", *uci, *ubox], [*include, *alone])
     sources = [binding / f"{name}.c" for name in BINDING_SOURCES]
     gcc(root / target.python / "uci.so", sources, [*include, *(f"-I{path}" for path in headers), *shared, *link])
     for path in sorted((binding / "euci").glob("*.py")):
@@ -174,9 +177,13 @@ def build(target: Target, directory: Path = BUILD / "uci") -> Path:
 
 
 def main() -> int:
-    """Builds the host's and prints where it is."""
+    """Command line. Gives the exit status."""
+    parser = argparse.ArgumentParser(description="Builds libuci, uci and pyuci from pinned sources.")
+    parser.add_argument("--host", action="store_true", help="for this machine's tests (the default)")
+    parser.add_argument("--image", action="store_true", help="for the reference image")
+    wanted = parser.parse_args()
     try:
-        print(build(HOST))
+        print(build(IMAGE if wanted.image else HOST))
     except BuildError as error:
         print(f"uci: {error}", file=sys.stderr)
         return 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
+import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import pytest
 
 from firmware.image.compose import compose
-from qemu.harness import Snapshot, VirtualNode
+from qemu.harness import Hardware, Snapshot, VirtualNode
 from qemu.harness_machine import QEMU
 from qemu.sliver_node import prepared, slivers  # noqa: F401  # fixtures of the tests with slivers
 
@@ -85,9 +89,32 @@ def disk(image_files: dict[str, str], session_dir: str) -> str:
 
 @pytest.fixture(scope="session")
 def booted(disk: str, session_dir: str) -> Snapshot:
-    """A node that was started cold, once for all tests of the session."""
-    with VirtualNode(disk) as node:
-        return node.save(os.path.join(session_dir, "booted"))
+    """A node that was started cold, once for all tests, and for later sessions as long as nothing changed."""
+    kept = os.path.join(_BUILD, f"booted-{_snapshot_key()}")
+    mine = os.path.join(session_dir, "booted")
+    with open(os.path.join(_BUILD, "booted.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.isdir(kept):
+            for old in glob.glob(os.path.join(_BUILD, "booted-*")):
+                shutil.rmtree(old)
+            with VirtualNode(disk) as node:
+                fresh = node.save(mine)
+            # Relative, so that links to these files in another session's directory find that session's disk.
+            subprocess.run(["qemu-img", "rebase", "-u", "-b", "../disk.img", "-F", "raw", fresh.disk], check=True)
+            os.rename(mine, kept)
+        # Links of our own: the files may be made anew while this session runs.
+        shutil.copytree(kept, mine, copy_function=os.link)
+    return Snapshot(mine, Hardware())
+
+
+def _snapshot_key() -> str:
+    """Everything a snapshot depends on: the disk's recipe, QEMU, and how nodes are made here."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    digest = hashlib.sha256(str(os.stat(str(shutil.which(QEMU))).st_mtime_ns).encode())
+    for path in (os.path.join(_BUILD, "disk.img.json"), *sorted(glob.glob(os.path.join(here, "harness*.py")))):
+        with open(path, "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 @pytest.fixture

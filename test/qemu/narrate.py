@@ -4,6 +4,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+WAY_UP = ["registered", "allocated", "deployed", "started"]
 # The state that a target leads to.
 REACHED = {"register": "registered", "deploy": "deployed", "start": "started"}
 
@@ -59,10 +60,18 @@ def sliver_changes(before: "dict[str, Any] | None", after: "dict[str, Any]") -> 
     elif before.get("set_state") != after.get("set_state"):
         lines.append("{}is asked to {}".format(head, after.get("set_state")))
     if before is None or before["state"] != after["state"]:
-        lines.append(head + state_words(after))
+        way = passed_through(before["state"] if before else None, after["state"])
+        lines.append(head + "".join(state + " → " for state in way) + state_words(after))
     old_errors = before.get("errors") or [] if before else []
     lines += [head + "  " + words(error) for error in after.get("errors") or [] if error not in old_errors]
     return lines
+
+
+def passed_through(before: "str | None", after: str) -> "list[str]":
+    """The states between two looks on the way up: a quick sliver passes them faster than anybody looks."""
+    if before not in WAY_UP or after not in WAY_UP:
+        return []
+    return WAY_UP[WAY_UP.index(before) + 1 : WAY_UP.index(after)]
 
 
 def state_words(sliver: "dict[str, Any]") -> str:

@@ -56,7 +56,7 @@ All slivers are as asked. The node goes on running; look at it from another term
 
   the status, live       {ssh} -t confine status --watch
   a shell in the node    {ssh}
-  a shell in a sliver    {ssh} -t confine-shell {name}
+  a shell in a sliver    {ssh} -t lxc-attach -P /run/confine/lxc -n {name} -- /bin/sh
   what it would do       {ssh} confine plan
   its serial port        tail -f {serial}
 

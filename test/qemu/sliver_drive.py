@@ -1,12 +1,14 @@
-"""Runs in the node: carries out the steps it is given with the real drivers, in one process.
+"""Runs in the node: carries out the steps it is asked for with the real drivers, in one process like the daemon's.
 
-Input (JSON on stdin): {"steps": [[driver, verb, nr], ...], "limits": {nr: {...}}, "type": ..., "sha256": ...}.
-Output (JSON): {"error": message or null, "seconds": [...], "observed": {nr: {...}}, "usage": {nr: {...}}}.
+Listens on the UNIX socket SOCKET; a request and its answer are one line of JSON each:
+    {"steps": [[driver, verb, nr], ...], "limits": {nr: {...}}, "type": ..., "sha256": ..., "observe": [nr, ...]}
+    {"error": message or null, "seconds": [...], "observed": {nr: {...}}, "usage": {nr: {...}}, ...}
 """
 
 import json
-import sys
+import socket
 import time
+import traceback
 
 from confine.core.addressing import hostname
 from confine.core.model import Booking, Interface, Limits, SliverTarget, Step, Template
@@ -21,13 +23,15 @@ from confine.drivers.storage import Storage
 from confine.errors import StepError
 from confine.paths import Paths
 
+SOCKET = "/run/sliver_drive.sock"
 NODE_ID = 0x12
-request = json.load(sys.stdin)
-paths = Paths(cgroup=request["cgroup"])
+LIMITS = {"memory_mib": 48, "disk_mib": 24, "cpu_percent": None, "cpu_weight": 100, "pids": 64, "io_mib_s": None,
+          "io_ops": None}  # fmt: skip
+paths = Paths()
 settings = Settings(node_id=NODE_ID, mgmt_ipv6_prefix48="fd65:fc41:c50f")
-storage = Storage(paths, Cache(paths, None, 512, lambda *_: None), lambda: "nameserver 192.168.241.126\n")
+cache = Cache(paths, None, 512, lambda *_: None)
 drivers = {
-    "storage": storage,
+    "storage": Storage(paths, cache, lambda: "nameserver 192.168.241.126\n"),
     "limits": LimitsDriver(paths),
     "containers": Containers(paths, settings),
     "links": Links(settings),
@@ -36,17 +40,11 @@ drivers = {
 }
 
 
-def limits_of(nr):
-    values = {"memory_mib": 48, "disk_mib": 24, "cpu_percent": None, "cpu_weight": 100, "pids": 64, "io_mib_s": None,
-              "io_ops": None}  # fmt: skip
-    values.update(request["limits"].get(str(nr), {}))
-    return Limits(**values)
-
-
-def make_step(driver, verb, nr):
+def make_step(request, driver, verb, nr):
     if not nr:
         return Step(driver, verb, "node", "test")
-    name, limits = hostname(nr, NODE_ID), limits_of(nr)
+    name = hostname(nr, NODE_ID)
+    limits = Limits(**{**LIMITS, **request["limits"].get(str(nr), {})})
     template = Template(1, "test", request["type"], "", request["sha256"], ["x86_64"])
     target = SliverTarget(
         f"{nr}@{NODE_ID}", name, f"https://r/{nr}/", nr, f"slice{nr}", 1, NODE_ID, "", "start", 1, 1, template, None,
@@ -56,30 +54,43 @@ def make_step(driver, verb, nr):
     return Step(driver, verb, name, "test", target, booking)
 
 
-def observe(nr):
-    found = storage.observe(hostname(nr, NODE_ID))
+def observe(request, nr):
+    found = drivers["storage"].observe(hostname(nr, NODE_ID))
+    if found.allocation:
+        found.allocation["limits"].update(request["limits"].get(str(nr), {}))
     drivers["limits"].observe(found)
     return found.as_doc()
 
 
-seconds, error = [], None
-for driver, verb, nr in request["steps"]:
-    began = time.monotonic()
-    try:
-        getattr(drivers[driver], verb)(make_step(driver, verb, nr))
-    except StepError as failed:
-        error = f"{driver} {verb} {nr}: {failed}"
-        break
-    seconds.append(time.monotonic() - began)
-numbers = request["observe"]
-json.dump(
-    {
+def answer(request):
+    seconds, error = [], None
+    for driver, verb, nr in request["steps"]:
+        began = time.monotonic()
+        try:
+            getattr(drivers[driver], verb)(make_step(request, driver, verb, nr))
+        except StepError as failed:
+            error = f"{driver} {verb} {nr}: {failed}"
+            break
+        seconds.append(time.monotonic() - began)
+    numbers = request["observe"]
+    return {
         "error": error,
         "seconds": seconds,
-        "observed": {nr: observe(nr) for nr in numbers},
+        "observed": {nr: observe(request, nr) for nr in numbers},
         "usage": {nr: drivers["limits"].usage(hostname(nr, NODE_ID)) for nr in numbers},
         "bridge_ok": drivers["links"].bridge_ok(),
         "firewall_ok": drivers["firewall"].ok(),
-    },
-    sys.stdout,
-)
+    }
+
+
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(SOCKET)
+    server.listen()
+    while True:
+        client, _ = server.accept()
+        with client, client.makefile("rwb") as stream:
+            try:
+                reply = answer(json.loads(stream.readline()))
+            except Exception:  # of the test or the driver: the test shows it
+                reply = {"error": traceback.format_exc()}
+            stream.write(json.dumps(reply).encode() + b"\n")

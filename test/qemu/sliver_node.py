@@ -22,6 +22,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _NODE_HEX = "0012"
 _CACHE = "/srv/confine/cache/objects/"
 _DRIVE = "/tmp/sliver_drive.py"  # in the node
+_SOCKET = "/run/sliver_drive.sock"
 _UP = (("storage", "allocate"), ("storage", "format"), ("storage", "mount"), ("storage", "populate"),
        ("limits", "apply"), ("containers", "start"), ("limits", "verify"))  # fmt: skip
 _APPLETS = (
@@ -53,7 +54,6 @@ class SliverNode:
         *steps: tuple[str, str, int],
         observe: tuple[int, ...] = (),
         timeout: float = 120,
-        cgroup: str = "/sys/fs/cgroup",
     ) -> dict[str, Any]:
         """As drive, for steps that fail: the message is in "error"."""
         limits = {str(nr): values for nr, values in self.limits.items()}
@@ -63,10 +63,9 @@ class SliverNode:
             "type": self.type,
             "sha256": self.sha256,
             "observe": observe,
-            "cgroup": cgroup,
         }
-        out = self.node.must(["python3", _DRIVE], timeout, json.dumps(request).encode())
-        answer: dict[str, Any] = json.loads(out)
+        line = self.node.ask(_SOCKET, json.dumps(request).encode() + b"\n", timeout)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def up(self, nr: int) -> dict[str, Any]:
@@ -173,6 +172,8 @@ def prepared(booted: Snapshot, image_files: dict[str, str], session_dir: str) ->
         node.write_file(_CACHE + sha256, content)
         with open(os.path.join(_HERE, "sliver_drive.py")) as file:
             node.write_file(_DRIVE, file.read())
+        node.sh(f"python3 {_DRIVE} </dev/null >/dev/null 2>&1 &")
+        node.wait_for("the drivers are there", lambda: node.run(["test", "-S", _SOCKET]).status == 0, 30)
         slivers = SliverNode(node, sha256)
         slivers.drive(("links", "bridge", 0), ("firewall", "install", 0))
         slivers.up(1)

@@ -1,9 +1,16 @@
-/* What a sliver may not ask of the kernel: makes each call and prints its name and the error number (0: it was done). */
+/* Runs in slivers.
+ *   probe                      makes each call that a sliver may not make; prints its name and the error number (0: done)
+ *   probe connect ADDRESS PORT exit status 0 if a TCP connection is accepted within 3 s
+ *   probe listen PORT          accepts TCP connections on all IPv4 addresses, for ever
+ */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -14,7 +21,32 @@ static void say(const char *name, long result)
 	printf("%s=%d\n", name, result < 0 ? errno : 0);
 }
 
-int main(void)
+static int connects(const char *address, int port)
+{
+	struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+	struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(port)};
+	int is_six = inet_pton(AF_INET6, address, &six.sin6_addr) == 1;
+	int handle = socket(is_six ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
+
+	inet_pton(AF_INET, address, &four.sin_addr);
+	alarm(3);
+	if (is_six)
+		return connect(handle, (struct sockaddr *)&six, sizeof six);
+	return connect(handle, (struct sockaddr *)&four, sizeof four);
+}
+
+static int listens(int port)
+{
+	struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(port)};
+	int handle = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (bind(handle, (struct sockaddr *)&any, sizeof any) || listen(handle, 5))
+		return 1;
+	for (;;)
+		close(accept(handle, NULL, NULL));
+}
+
+static int calls(void)
 {
 	char blob[128] = {0};
 
@@ -47,4 +79,13 @@ int main(void)
 	say("socket_inet", socket(AF_INET, SOCK_STREAM, 0));
 	say("set_hostname", syscall(SYS_sethostname, "x", 1));
 	return 0;
+}
+
+int main(int count, char **words)
+{
+	if (count == 4 && !strcmp(words[1], "connect"))
+		return connects(words[2], atoi(words[3])) != 0;
+	if (count == 3 && !strcmp(words[1], "listen"))
+		return listens(atoi(words[2]));
+	return calls();
 }

@@ -9,7 +9,6 @@ from qemu.sliver_node import SliverNode
 MIB = 1024 * 1024
 # A sliver's own file system takes a little of its disk, and CPU shares are measured on an emulated processor.
 TOLERANCE = 1.35
-SPIN = "i=0; while [ $i -lt {} ]; do i=$((i+1)); done"
 
 
 def neighbour_is_unharmed(slivers: SliverNode) -> None:
@@ -45,15 +44,6 @@ def test_a_limit_that_was_changed_behind_our_back_is_noticed(slivers: SliverNode
     assert "pids.max" in slivers.try_drive(("limits", "verify", 1))["error"]
 
 
-def test_a_limit_whose_controller_is_missing_is_a_failed_step(slivers: SliverNode) -> None:
-    slivers.drive(("containers", "stop", 1), ("limits", "remove", 1))
-    # A cgroup root without the controllers io and cpu: the driver is given a directory that looks like one.
-    slivers.node.sh("mkdir -p /tmp/cg/confine; echo 'memory pids' >/tmp/cg/cgroup.controllers")
-    slivers.limits[1] = {"io_mib_s": 1}
-    error = slivers.try_drive(("limits", "apply", 1), cgroup="/tmp/cg")["error"]
-    assert "no cgroup v2 controller io" in error
-
-
 def test_limits_change_while_the_sliver_runs(slivers: SliverNode) -> None:
     init = slivers.init(1)
     slivers.set_limits(1, memory_mib=32, pids=20)
@@ -70,12 +60,11 @@ def test_too_much_memory_kills_inside_the_sliver_only(slivers: SliverNode) -> No
 
 
 def test_files_in_memory_count_as_memory(slivers: SliverNode) -> None:
-    slivers.run(1, "dd if=/dev/zero of=/dev/shm/a bs=1M count=100 2>/dev/null")
+    assert slivers.run(1, "dd if=/dev/zero of=/dev/shm/a bs=64k 2>&1").status != 0  # full before the memory is
     usage = slivers.usage(1)
-    assert usage["memory_bytes"] > 20 * MIB  # half the memory limit is the size of /dev/shm
-    slivers.set_limits(1, memory_mib=24)
-    assert slivers.run(1, "dd if=/dev/zero of=/dev/shm/b bs=1M count=40", timeout=60).status != 0
-    assert slivers.usage(1)["memory_bytes"] <= 24 * MIB
+    assert 12 * MIB <= usage["memory_bytes"] <= 48 * MIB
+    assert usage["oom_kills"] == 0
+    assert "status 137" in slivers.run(1, "tail /dev/zero; echo status $?", timeout=60).out
     neighbour_is_unharmed(slivers)
 
 
@@ -107,23 +96,25 @@ def test_a_cpu_limit_holds_for_a_sliver_that_has_the_cpu_for_itself(slivers: Sli
     assert slivers.usage(1)["cpu_throttled_usec"] > 0
 
 
+def cpu_shares(slivers: SliverNode, hogs: dict[int, int]) -> float:
+    """Sliver 2's share of the CPU time of both, with that many busy loops in each sliver."""
+    for nr, count in hogs.items():
+        slivers.background(nr, "while :; do :; done & " * count + "wait")
+    slivers.node.wait_for("both are busy", lambda: slivers.usage(2)["pids"] > 1 + hogs[2], 20)
+    before = [slivers.usage(nr)["cpu_usec"] for nr in (1, 2)]
+    slivers.node.must(["sleep", "4"])
+    first, second = (slivers.usage(nr)["cpu_usec"] - earlier for nr, earlier in zip((1, 2), before, strict=True))
+    return float(second / (first + second))
+
+
 def test_a_cpu_hog_leaves_its_neighbour_its_share(slivers: SliverNode) -> None:
-    alone = slivers.seconds(2, SPIN.format(40000))
-    for _ in range(4):
-        slivers.background(1, "while :; do :; done")
-    beside = slivers.seconds(2, SPIN.format(40000))
-    # Equal weights, whatever the number of processes: half of the one CPU each, not a fifth.
-    assert beside < alone * 2 * TOLERANCE + 1
+    # Half for each, whatever the number of processes.
+    assert 0.4 < cpu_shares(slivers, {1: 6, 2: 1}) < 0.6
 
 
 def test_a_sliver_of_more_weight_gets_more_of_the_cpu(slivers: SliverNode) -> None:
-    slivers.set_limits(1, cpu_weight=400)
-    before = [slivers.usage(nr)["cpu_usec"] for nr in (1, 2)]
-    for nr in (1, 2):
-        slivers.background(nr, "while :; do :; done")
-    slivers.node.must(["sleep", "6"])
-    used = [slivers.usage(nr)["cpu_usec"] - earlier for nr, earlier in zip((1, 2), before, strict=True)]
-    assert 2.5 < used[0] / used[1] < 6
+    slivers.set_limits(1, cpu_weight=300)
+    assert 0.17 < cpu_shares(slivers, {1: 1, 2: 1}) < 0.33
 
 
 @pytest.mark.parametrize("flags", ["oflag=direct", "conv=fsync"])
@@ -180,7 +171,7 @@ def test_a_sliver_cannot_lift_its_own_limits(slivers: SliverNode) -> None:
     slivers.drive(("containers", "stop", 1))
     slivers.type = "debian"  # the type that sees its cgroup
     slivers.drive(("containers", "start", 1), ("limits", "verify", 1))
-    assert slivers.must(1, "cat /proc/self/cgroup") == "0::/\n"
+    assert slivers.must(1, "cat /proc/1/cgroup") == "0::/\n"
     assert "cgroup.procs" in slivers.must(1, "ls /sys/fs/cgroup")
     for file in ("memory.max", "pids.max", "cpu.max"):
         slivers.run(1, f"echo max >/sys/fs/cgroup/{file}; echo max >/sys/fs/cgroup/../{file}")

@@ -72,3 +72,10 @@ def test_a_removed_sliver_is_told():
 def test_progress_names_sliver_step_and_share():
     doc = status(progress={"step": "cache fetch template", "what": "template", "done": 50, "total": 200})
     assert narrate.progress(doc) == "1@1 cache fetch template 25%"
+
+
+def test_states_passed_between_two_looks_are_told():
+    assert narrate.changes(status("registered"), status("started"))[0].startswith(
+        "1@1       allocated → deployed → started"
+    )
+    assert narrate.changes(status("started"), status("deployed", "deploy"))[-1] == "1@1       deployed"

@@ -36,7 +36,13 @@ def outside() -> Iterator[int]:
 
 def connects(slivers: SliverNode, nr: int, address: str, port: int) -> bool:
     """Whether sliver `nr` can open a TCP connection."""
-    return slivers.run(nr, f"nc -z -w 3 {address} {port}").status == 0
+    return slivers.run(nr, f"probe connect {address} {port}").status == 0
+
+
+def connects_from_node(slivers: SliverNode, address: str, port: int) -> bool:
+    """Whether the node itself can open a TCP connection."""
+    script = f"import socket; socket.create_connection(({address!r}, {port}), 3)"
+    return slivers.node.run(["python3", "-c", script]).status == 0
 
 
 def test_a_sliver_has_the_addresses_that_follow_from_its_number_and_slice(slivers: SliverNode) -> None:
@@ -65,13 +71,8 @@ def test_a_sliver_reaches_dns_on_the_node_and_no_other_service(slivers: SliverNo
     assert connects_from_node(slivers, "127.0.0.1", 22)
 
 
-def connects_from_node(slivers: SliverNode, address: str, port: int) -> bool:
-    """Whether the node itself can open a TCP connection."""
-    return slivers.node.run(["nc", "-z", "-w", "3", address, str(port)]).status == 0
-
-
 def test_slivers_do_not_reach_each_other(slivers: SliverNode) -> None:
-    slivers.background(2, "nc -lk -p 7000 -e cat")
+    slivers.background(2, "probe listen 7000")
     slivers.node.wait_for("sliver 2 listens", lambda: connects_from_node(slivers, SECOND, 7000), 10)
     assert not connects(slivers, 1, SECOND, 7000)
     assert slivers.run(1, f"ping -c 2 -W 1 {SECOND}").status != 0

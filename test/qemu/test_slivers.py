@@ -68,7 +68,8 @@ def test_starting_twice_gives_one_container(slivers: SliverNode) -> None:
 def test_an_orderly_stop_lets_init_halt_and_leaves_nothing(slivers: SliverNode) -> None:
     slivers.drive(("containers", "stop", 1), ("limits", "remove", 1))
     assert "halting" in slivers.node.read_file(f"/srv/confine/slivers/{slivers.name(1)}/console.log").decode()
-    left = slivers.node.sh("ls /sys/fs/cgroup/confine /sys/fs/cgroup/confine-monitor /sys/class/net /run/confine/lxc; ps")
+    places = "/sys/fs/cgroup/confine /sys/fs/cgroup/confine-monitor /sys/class/net /run/confine/lxc"
+    left = slivers.node.sh(f"ls {places}; ps")
     assert slivers.name(1) not in left
     assert "slv-01-00" not in left
     assert slivers.observed(2)["running"]

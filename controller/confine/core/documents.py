@@ -177,7 +177,7 @@ OFFER = Object(
 INTERFACE = Object(
     {
         "nr": need(Int(0, 255)),
-        "name": need(Text(10, 1, is_interface_name, "lower-case letters, then digits,")),
+        "name": need(Text(10, 1, is_interface_name, "lower-case letters, then digits")),
         "type": need(Choice(("private", "management", "public4", "public6", "debug", "isolated"))),
         "parent_name": optional(Maybe(Text(15, 1, is_device_name, "the name of a network device")), None),
     }

@@ -138,7 +138,11 @@ class Text(Schema):
         self.low = low
         self.high = high
         self.test = test
-        self.allowed = words + " of " + str(low) + " to " + str(high) + " characters, none of them a control character"
+        self.allowed = words
+        if low != high:
+            self.allowed += " of " + str(low) + " to " + str(high) + " characters"
+        if test is None:
+            self.allowed += " without control characters"
 
     def read(self, value: "Any", pointer: str, checker: Checker) -> "Any":
         if (

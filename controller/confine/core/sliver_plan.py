@@ -110,7 +110,7 @@ def plan_sliver(case: Case) -> Outcome:
     redo = None if case.want == REGISTERED else _redo(case)
     if not case.round.view.frozen:
         _go(case, works, redo, working)
-    rest = _at_rest(case, redo)
+    rest = _at_rest(case, redo) or (bool(case.refusals) and not case.present)
     problems = list(case.sliver.problems) if case.sliver is not None else []
     problems.extend(case.refusals)
     if case.found.running and case.found.limits_held is False:
@@ -128,7 +128,7 @@ def _working(case: Case) -> "SliverTarget | None":
     if case.sliver is None:
         return None
     sliver = with_changes(case.sliver, target=case.target)
-    redo = _redo(case)
+    redo = None if sliver.blocked else _redo(case)
     if case.found.allocation is None or (redo is not None and redo.level == REGISTERED):
         return sliver
     return as_allocated(sliver, case.found.allocation)
@@ -204,8 +204,9 @@ def _climb(case: Case, works: Works, working: "SliverTarget") -> None:
 
 def _restart_blocked(case: Case, works: Works, working: "SliverTarget") -> None:
     """Documents that cannot be used build nothing new; what was deployed by good ones runs again, after a reboot."""
-    whole_there = works.allocated and works.deployed and not is_unknown(working) and _redo(case) is None
-    if whole_there and case.want == STARTED and case.round.view.startable and not works.running:
+    deployed = works.allocated and works.deployed and case.name not in case.round.ledger.clashing
+    wanted = case.want == STARTED and not is_unknown(working) and case.round.view.startable
+    if deployed and wanted and not works.running:
         _rebook(case, works)
         works.start(_why_start(working))
 

@@ -148,13 +148,10 @@ def sliver_state(found: "SliverObserved", target: str, failure: "Failure | None"
         return FAIL_START
     if here >= LEVELS[target]:
         return STATES[here]
-    if failure is not None:
-        phase = failure_phase(failure)
-        if phase in steps.FAIL_STATES:
-            return steps.FAIL_STATES[phase]
     if refused and here == 0:
         return steps.FAIL_STATES[steps.ALLOCATE]
-    return STATES[here]
+    phase = None if failure is None else failure_phase(failure)
+    return steps.FAIL_STATES.get(phase or steps.DOWN, STATES[here])
 
 
 def failure_phase(failure: "Failure") -> str:

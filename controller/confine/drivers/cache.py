@@ -72,7 +72,7 @@ class Cache:
         self._template_mounts = os.path.join(paths.mounts, "templates")
         self._lock = threading.Lock()
         self._flights: "dict[tuple[str, str], _Flight]" = {}
-        self._kinds: "dict[str, str | None]" = {}
+        self._mountable: "dict[str, bool]" = {}
         self._tree_sizes: "dict[str, int]" = {}
 
     # ---- steps ---------------------------------------------------------------------------------------------------
@@ -102,7 +102,9 @@ class Cache:
         if not os.path.isfile(path):
             raise StepError("the template {} is not in the cache: it has to be fetched first".format(sha256))
         if streams.kind_of(path) == streams.SQUASHFS:
-            _check_squashfs(path)
+            fault = _squashfs_fault(path)
+            if fault is not None:
+                raise StepError("the template {} cannot be used: {}".format(sha256, fault))
             return
         self._share("unpack", sha256, step.subject, lambda flight: self._unpack(sha256, step.subject, flight))
 
@@ -122,16 +124,18 @@ class Cache:
 
     def unpacked(self) -> "list[str]":
         """sha256 of the templates that are ready to be mounted."""
-        squashfs = [sha256 for sha256 in _names(self._objects) if self._kind(sha256) == streams.SQUASHFS]
-        return sorted(set(squashfs) | set(_names(self._trees)))
+        ready = {sha256 for sha256 in _names(self._objects) if self._is_mountable(sha256)}
+        return sorted(ready | set(_names(self._trees)))
 
-    def _kind(self, sha256: str) -> "str | None":
-        if sha256 not in self._kinds:  # what is under a sha256 never changes: read once
+    def _is_mountable(self, sha256: str) -> bool:
+        """Whether the file is a whole squashfs. What is under a sha256 never changes: looked at once."""
+        if sha256 not in self._mountable:
+            path = self.object(sha256)
             try:
-                self._kinds[sha256] = streams.kind_of(self.object(sha256))
+                self._mountable[sha256] = streams.kind_of(path) == streams.SQUASHFS and _squashfs_fault(path) is None
             except OSError:
-                return None
-        return self._kinds[sha256]
+                return False
+        return self._mountable[sha256]
 
     # ---- fetching ------------------------------------------------------------------------------------------------
 
@@ -380,13 +384,14 @@ def _flush(descriptor: int) -> None:
     syscalls.syncfs(descriptor)
 
 
-def _check_squashfs(path: str) -> None:
-    """A squashfs 4.0 of which nothing is missing (the kernel would find out only when it reads there)."""
+def _squashfs_fault(path: str) -> "str | None":
+    """What is wrong with a squashfs: another version than 4, or cut short (the kernel would find out while reading)."""
     with open(path, "rb") as file:
         header = file.read(SQUASHFS_HEADER)
     if len(header) < SQUASHFS_HEADER or int.from_bytes(header[28:30], "little") != 4:
-        raise StepError("the template {} is no squashfs of version 4".format(path))
+        return "it is no squashfs of version 4"
     used = int.from_bytes(header[40:48], "little")
     size = os.path.getsize(path)
     if used > size:
-        raise StepError("the template {} is cut short: it has {} of {} bytes".format(path, size, used))
+        return "it is cut short: it has {} of {} bytes".format(size, used)
+    return None

@@ -121,10 +121,11 @@ class Layers:
             mounts.mount_overlay(self.point(name, "lower"), upper, work, point)
 
     def _check_ownership(self, name: str, id_base: int) -> None:
-        """What the sliver will see as its own must be in its range: an id map that does nothing is a failed mount."""
-        root = self.point(name, "root")
-        top = [os.path.join(root, entry) for entry in sorted(os.listdir(root))]
-        for path in [root, self.point(name, "lower"), *top]:
+        """What the sliver will see as its own must be in its range: an id map that does nothing is a failed mount.
+        Looked at are the root and what the template has in it; what was put there later is the sliver's business."""
+        lower = self.point(name, "lower")
+        top = [os.path.join(lower, entry) for entry in sorted(os.listdir(lower))]
+        for path in [self.point(name, "root"), lower, *top]:
             found = os.lstat(path)
             for owner in (found.st_uid, found.st_gid):
                 if not id_base <= owner < id_base + addressing.IDS_PER_SLIVER:

@@ -172,7 +172,7 @@ def _mounts(container: Container, kind: TemplateType) -> "list[tuple[str, str]]"
         ("lxc.autodev", "1"),
         ("lxc.autodev.tmpfs.size", "65536"),
     ]
-    size = max(1, container.memory_mib // 2)
+    size = max(1, container.memory_mib // 4)  # each; all of it counts as the sliver's memory
     for directory in kind.temporary:
         mode = "755" if directory == "run" else "1777"
         options = f"rw,nosuid,nodev,mode={mode},size={size}m,create=dir"

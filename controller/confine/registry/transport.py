@@ -4,6 +4,7 @@
 (downloads). Plain http has to be allowed by the configuration; unverified TLS cannot be had.
 """
 
+import os
 import threading
 import time
 import zlib
@@ -51,7 +52,7 @@ class Transport:
         self._pinned = pinned
         self._plain_http = plain_http
         self._idle: dict[str, list[Connection]] = {}
-        self._trusts: dict[bool, Trust] = {}
+        self._trusts: dict[bool, tuple[int, Trust]] = {}
         self._lock = threading.Lock()
 
     def get(self, uri: str, fields: "dict[str, str]", deadline: float, may_go: "Callable[[str], bool]") -> Response:
@@ -134,10 +135,22 @@ class Transport:
     def _trust(self, pinned: bool) -> "Trust":
         from confine.registry.tls import Trust  # lazy: ssl costs memory, and a plain overlay needs none
 
+        path = self._trust_path if pinned else None
+        stamp = changed_at(path)
         with self._lock:
-            if pinned not in self._trusts:
-                self._trusts[pinned] = Trust(self._trust_path if pinned else None)
-            return self._trusts[pinned]
+            known = self._trusts.get(pinned)
+            if known is None or known[0] != stamp:
+                known = (stamp, Trust(path))
+                self._trusts[pinned] = known
+            return known[1]
+
+
+def changed_at(path: "str | None") -> int:
+    """When the file was changed last (ns), so that a new certificate is taken up without a restart; 0 if unknown."""
+    try:
+        return os.stat(path).st_mtime_ns if path else 0
+    except OSError:
+        return 0
 
 
 def redirected(uri: str, head: Head, may_go: "Callable[[str], bool]") -> str:

@@ -1,7 +1,8 @@
 """Every formula of the node API's addressing table, and the bounds of its numbers."""
 
-from confine.core import addressing
 from core_world import raised
+
+from confine.core import addressing
 
 MGMT = "fdc0:7246:b03f"
 PRIV = "fdbd:e804:6aa9"
@@ -81,7 +82,18 @@ def test_ipv6_text_is_canonical() -> None:
 
 
 def test_what_is_no_address_is_refused() -> None:
-    for wrong in ("", ":", ":::", "1:2:3", "1::2::3", "1:2:3:4:5:6:7:8:9", "12345::", "g::", "fe80::1%eth0", "1:2:3:4:5:6:7::8"):
+    for wrong in (
+        "",
+        ":",
+        ":::",
+        "1:2:3",
+        "1::2::3",
+        "1:2:3:4:5:6:7:8:9",
+        "12345::",
+        "g::",
+        "fe80::1%eth0",
+        "1:2:3:4:5:6:7::8",
+    ):
         raised(lambda: addressing.parse_ipv6(wrong))  # noqa: B023  # called at once
     for wrong in ("", "1.2.3", "1.2.3.256", "01.2.3.4", "1.2.3.-4", "a.b.c.d", "1.2.3.4.5"):
         raised(lambda: addressing.parse_ipv4(wrong))  # noqa: B023  # called at once

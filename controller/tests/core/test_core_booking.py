@@ -1,10 +1,11 @@
 """Sliver numbers."""
 
+from core_world import limits, name_of, node_target, settings, sliver_target
+
 from confine.core import booking
 from confine.core.booking import Ledger
 from confine.core.model import Booking, Observed, SliverObserved
 from confine.core.resources import Size
-from core_world import limits, name_of, node_target, settings, sliver_target
 
 PLENTY = Size(1 << 20, 1 << 20)
 

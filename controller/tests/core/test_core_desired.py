@@ -1,8 +1,9 @@
 """Documents to what is asked of the node: shaped like those of the registry, of an invented testbed."""
 
+from core_world import BASE, ECDSA_KEY, KEY, NODE_ID, OTHER_KEY, messages, name_of, settings
+
 from confine.core import desired
 from confine.core.sliver_documents import is_unknown
-from core_world import BASE, ECDSA_KEY, KEY, NODE_ID, OTHER_KEY, messages, name_of, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +106,11 @@ def example() -> "dict[str, Any]":
         template(1),
         template(7),
         {"uri": BASE + "groups/1/", "id": 1, "user_roles": [role(3, is_node_admin=True)]},
-        {"uri": BASE + "groups/2/", "id": 2, "user_roles": [role(1, is_slice_admin=True), role(2, is_group_admin=True)]},
+        {
+            "uri": BASE + "groups/2/",
+            "id": 2,
+            "user_roles": [role(1, is_slice_admin=True), role(2, is_group_admin=True)],
+        },
         user(1, KEY),
         user(2, OTHER_KEY),
         user(3, ECDSA_KEY + "\r\n"),
@@ -144,7 +149,12 @@ def only_sliver(state: "dict[str, Any]", **values: "Any") -> "SliverTarget":
 def test_a_sliver_gets_its_members_from_its_own_and_its_slices_documents() -> None:
     found = built(example())
     assert found.complete and found.problems == [] and found.node is not None and found.node.problems == []
-    assert (found.node.id, found.node.set_state, found.node.boot_sn, found.node.mgmt_addr) == (42, "production", 4, None)
+    assert (found.node.id, found.node.set_state, found.node.boot_sn, found.node.mgmt_addr) == (
+        42,
+        "production",
+        4,
+        None,
+    )
     assert found.node.resources == {"disk": (2000, 256), "memory": (1024, 128)}
     sliver = found.slivers[0]
     assert (sliver.key, sliver.name, sliver.uri) == ("5@42", name_of(5), BASE + "slivers/9/")
@@ -254,7 +264,13 @@ def test_what_the_registry_says_is_gone_is_left_out() -> None:
 
 
 def test_a_slice_past_its_last_day_is_left_out_by_confirmed_time_only() -> None:
-    for date, there in (("2026-12-19", True), ("2026-12-20", False), (None, True), ("1970-01-01", True), ("2106-02-07", False)):
+    for date, there in (
+        ("2026-12-19", True),
+        ("2026-12-20", False),
+        (None, True),
+        ("1970-01-01", True),
+        ("2106-02-07", False),
+    ):
         state = example()
         state["date"] = date
         assert bool(built(state).slivers) is there, date
@@ -325,7 +341,10 @@ def test_before_the_first_document_nothing_is_asked() -> None:
 
 def test_prefixes_that_the_registry_serves_do_not_replace_the_nodes_own() -> None:
     state = example()
-    state["base"]["confine_params"] = {"debug_ipv6_prefix": "fd5f:eee5:a6ad::/48", "priv_ipv6_prefix": "fdbd:e804:6aa9::/48"}
+    state["base"]["confine_params"] = {
+        "debug_ipv6_prefix": "fd5f:eee5:a6ad::/48",
+        "priv_ipv6_prefix": "fdbd:e804:6aa9::/48",
+    }
     found = built(state, mgmt_ipv6_prefix48="fd00:1:2")
     assert found.node is not None
     assert [problem.member for problem in found.node.problems] == [

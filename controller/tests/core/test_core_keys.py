@@ -1,8 +1,9 @@
 """SSH keys: who gets in, and what a token may look like."""
 
+from core_world import BASE, ECDSA_KEY, KEY, OTHER_KEY, messages, raised
+
 from confine.core import keys
 from confine.core.reading import Documents
-from core_world import BASE, ECDSA_KEY, KEY, OTHER_KEY, messages, raised
 
 GROUP = BASE + "groups/1/"
 

@@ -1,7 +1,5 @@
 """The plan: every way up, down and round again, on a model of the node that refuses steps out of order."""
 
-from confine.core import plan as plan_module
-from confine.core.model import Data, Desired, Failure, SliverObserved
 from core_world import (
     DATA,
     DEBIAN,
@@ -15,6 +13,9 @@ from core_world import (
     name_of,
     sliver_target,
 )
+
+from confine.core import plan as plan_module
+from confine.core.model import Data, Desired, Failure, SliverObserved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -355,7 +356,6 @@ def test_a_blocked_sliver_is_not_taken_down_and_goes_no_further_up() -> None:
     assert world.verbs(one(blocked=True), 5) == ""
     assert world.state(one(blocked=True), 5) == "fail_allocate"
     world = at("deploy")
-    assert world.verbs(one(blocked=True, slice_instance_sn=8), 5) == ""
     assert world.verbs(one(blocked=True, template=None, sliver_instance_sn=-1), 5) == ""
 
 
@@ -369,7 +369,10 @@ def test_a_sliver_that_ran_runs_again_after_a_reboot_though_its_template_was_wit
     world = at("start")
     world.reboot()
     world.observed.bridge = world.observed.firewall = True
-    assert world.verbs(one(blocked=True), 5) == "mount apply start verify"
+    for changes in ({}, {"sliver_instance_sn": 8}, {"slice_instance_sn": 8}, {"template": OPENWRT}):
+        asked = one(blocked=True, **changes)
+        assert world.verbs(asked, 5) == "mount apply start verify", changes
+        assert world.plan(asked).working[NAME].template == DEBIAN
 
 
 # Admission
@@ -518,7 +521,9 @@ def test_keys_that_could_not_be_brought_in_do_not_make_a_running_sliver_a_failed
 
 def test_a_fault_in_one_sliver_stays_there() -> None:
     world = World()
-    asked = desired(sliver_target(5, blocked=True, template=None), sliver_target(6, limits=limits(9000)), sliver_target(7))
+    asked = desired(
+        sliver_target(5, blocked=True, template=None), sliver_target(6, limits=limits(9000)), sliver_target(7)
+    )
     world.settle(asked)
     assert [world.state(asked, number) for number in (5, 6, 7)] == ["fail_allocate", "fail_allocate", "started"]
 
@@ -549,7 +554,12 @@ def test_each_state_of_the_node_does_to_slivers_what_it_says() -> None:
 
 def test_the_effective_target_is_shown_after_the_nodes_state() -> None:
     world = World()
-    for set_state, target in (("debug", "register"), ("failure", "register"), ("safe", "deploy"), ("production", "start")):
+    for set_state, target in (
+        ("debug", "register"),
+        ("failure", "register"),
+        ("safe", "deploy"),
+        ("production", "start"),
+    ):
         made = world.plan(in_node_state(set_state))
         assert made.targets[NAME] == target and made.working[NAME].target == target
 
@@ -641,7 +651,9 @@ def test_a_node_reboots_in_every_state_it_is_set_to() -> None:
 
 def test_all_that_slivers_are_made_from_is_kept_in_the_cache() -> None:
     world = at("start")
-    asked = desired(sliver_target(5, template=OPENWRT, data=None), sliver_target(6, target="register", data=Data("x", "9" * 64)))
+    asked = desired(
+        sliver_target(5, template=OPENWRT, data=None), sliver_target(6, target="register", data=Data("x", "9" * 64))
+    )
     assert world.plan(asked).keep == sorted([DEBIAN.sha256, DATA.sha256])
     assert OPENWRT.sha256 in world.plan(desired(sliver_target(6, template=OPENWRT))).keep
     world.settle(desired())

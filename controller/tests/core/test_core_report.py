@@ -2,9 +2,10 @@
 
 import json
 
+from core_world import DATA, NODE_ID, World, desired, limits, name_of, node_target, sliver_target
+
 from confine.core import report
 from confine.core.model import Desired, Interface, Problem
-from core_world import DATA, NODE_ID, World, desired, limits, name_of, node_target, sliver_target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def test_a_sliver_that_is_being_removed_is_still_shown() -> None:
 
 def test_a_target_that_is_not_known_is_not_made_up() -> None:
     world = World()
-    unknown = sliver_target(5, sliver_instance_sn=-1, template=None, blocked=True, problems=[Problem("", "Unreadable.")])
+    unknown = sliver_target(
+        5, sliver_instance_sn=-1, template=None, blocked=True, problems=[Problem("", "Unreadable.")]
+    )
     doc = sliver_doc(world, desired(unknown))
     assert doc["set_state"] is None and doc["instance_sn"] is None
     assert doc["errors"] == [{"member": "", "message": "Unreadable."}]

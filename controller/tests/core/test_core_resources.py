@@ -1,8 +1,9 @@
 """What slivers ask for, what they get, what is refused."""
 
+from core_world import limits, messages, node_target, settings, sliver_target
+
 from confine.core import resources
 from confine.core.model import Observed
-from core_world import limits, messages, node_target, settings, sliver_target
 
 OFFERS = {"disk": (2000, 256), "memory": (1024, 128)}
 
@@ -11,7 +12,9 @@ def asked(**amounts: int) -> "dict[str, object]":
     return {"resources": [{"name": name, "req": req, "unit": "MiB"} for name, req in amounts.items()]}
 
 
-def sizes(sliver: "dict[str, object]", defaults: "dict[str, object]", offers: "dict[str, tuple[int | None, int]]") -> "tuple[int, int]":
+def sizes(
+    sliver: "dict[str, object]", defaults: "dict[str, object]", offers: "dict[str, tuple[int | None, int]]"
+) -> "tuple[int, int]":
     found, problems = resources.effective(sliver, defaults, offers, settings())
     assert problems == []
     return found.memory_mib, found.disk_mib

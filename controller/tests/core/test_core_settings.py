@@ -1,7 +1,8 @@
 """The node's own settings: names of existing image generators, defaults, and what becomes of mistakes."""
 
-from confine.core import settings
 from core_world import messages
+
+from confine.core import settings
 
 GENERATED = {
     "node": {
@@ -94,7 +95,9 @@ def test_a_misspelt_option_or_section_is_named_with_the_nearest_right_one() -> N
 
 
 def test_an_unusable_entry_of_a_list_does_not_spoil_the_others() -> None:
-    parsed, problems = settings.parse(with_option("sliver", "dns", ["192.0.2.1", "nonsense", "2001:db8::1", "192.0.2.1"]))
+    parsed, problems = settings.parse(
+        with_option("sliver", "dns", ["192.0.2.1", "nonsense", "2001:db8::1", "192.0.2.1"])
+    )
     assert parsed.dns == ["192.0.2.1", "2001:db8::1"]
     assert [problem.member for problem in problems] == ["/sliver/dns"]
     parsed, problems = settings.parse(with_option("policy", "accept_groups", "2 x 11"))
@@ -132,10 +135,20 @@ def test_an_unusable_certificate_path_switches_tls_registries_off() -> None:
 
 
 def test_a_registry_must_be_a_usable_uri() -> None:
-    for wrong in ("r.example.org", "ftp://r.example.org/", "https://", "https:///api", "https://r/\u00e4", "file://r", "file:/r"):
+    for wrong in (
+        "r.example.org",
+        "ftp://r.example.org/",
+        "https://",
+        "https:///api",
+        "https://r/\u00e4",
+        "file://r",
+        "file:/r",
+    ):
         parsed, problems = settings.parse(with_option("registry", "base_uri", wrong))
         assert parsed.registry_uris == [] and len(problems) == 1, wrong
-    assert settings.parse(with_option("registry", "base_uri", "file:///srv/docs"))[0].registry_uris == ["file:///srv/docs/"]
+    assert settings.parse(with_option("registry", "base_uri", "file:///srv/docs"))[0].registry_uris == [
+        "file:///srv/docs/"
+    ]
 
 
 def test_garbage_never_raises() -> None:

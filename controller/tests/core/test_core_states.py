@@ -1,8 +1,9 @@
 """The state machines, row by row."""
 
+from core_world import desired, messages, settings
+
 from confine.core import states
 from confine.core.model import Desired, Failure, Observed, SliverObserved
-from core_world import desired, messages, settings
 
 ALLOCATION = {"nr": 1}
 DEPLOYMENT = {"hostname": "x"}
@@ -42,6 +43,7 @@ def test_a_slivers_state_is_what_is_there_unless_the_way_up_failed() -> None:
         (0, "start", fetch, False, "fail_allocate"),
         (0, "deploy", data, False, "fail_allocate"),
         (0, "start", None, True, "fail_allocate"),
+        (0, "start", mount, True, "fail_allocate"),
         (0, "register", None, True, "registered"),
         (0, "register", fetch, False, "registered"),
         (1, "deploy", mount, False, "fail_deploy"),

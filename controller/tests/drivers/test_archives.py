@@ -143,8 +143,11 @@ def test_a_directory_over_a_planted_link_does_not_change_what_it_points_to(place
     assert os.stat(place / "outside").st_mode == before
 
 
-@pytest.mark.parametrize("target,words", [("../outside/victim", r"`\.\.`"), ("/etc/passwd", "absolute"),
-                                          ("nothing", "not there"), ("d", "no file"), (".", "root itself")])  # fmt: skip
+LINK_TARGETS = (("../outside/victim", r"`\.\.`"), ("/etc/passwd", "absolute"), ("nothing", "not there"),
+                ("d", "no file"), (".", "root itself"))  # fmt: skip
+
+
+@pytest.mark.parametrize("target,words", LINK_TARGETS)
 def test_a_hard_link_to_anything_but_a_file_inside_is_refused(place, target, words):
     refused(place, archive_of(directory("d"), hardlink("h", target)), words)
 
@@ -183,11 +186,11 @@ def test_extended_attributes_are_dropped(place):
     assert os.listxattr(place / "root/f") == []
 
 
-def test_an_archive_bomb_is_refused_by_its_ratio(place):
-    zeros = member("zeros", size=512 * MIB)
-    packed = gzip.compress(zeros + bytes(128 * MIB), 9)
-    refused(place, packed, "bomb", size=1024 * MIB)
-    assert sum(path.stat().st_blocks * 512 for path in (place / "root").iterdir()) < 80 * MIB
+def test_an_archive_bomb_is_refused_by_its_ratio(place, monkeypatch):
+    monkeypatch.setattr(streams, "RATIO_FLOOR", MIB)
+    packed = gzip.compress(member("zeros", size=4 * MIB) + bytes(4 * MIB), 9)
+    refused(place, packed, "bomb")
+    assert sum(path.stat().st_blocks * 512 for path in (place / "root").iterdir()) < 2 * MIB
 
 
 def test_an_archive_over_the_size_allowed_is_refused_before_it_is_written(place):
@@ -215,9 +218,7 @@ def test_headers_without_end_are_refused(place):
     refused(place, gzip.compress(header * 20), "in a row")
 
 
-@pytest.mark.parametrize(
-    "record", [b"0 path=x\n", b"x", b"99 path=x\n", b"9999999999999999999999 a=b\n", b"9 pathx=\n"]
-)
+@pytest.mark.parametrize("record", [b"0 path=x\n", b"x", b"99 path=x\n", b"9999999999999999999999 a=b\n", b"8 pathx\n"])
 def test_damaged_pax_records_are_refused(place, record):
     refused(place, gzip.compress(tar(member("pax", record, kind=tarfile.XHDTYPE), member("a"))), "damaged")
 
@@ -279,7 +280,7 @@ def test_decoding_stops_where_it_would_take_too_much_memory(place, monkeypatch):
     monkeypatch.setattr(streams, "DECODER_MEMORY_MIB", 1)
     for kind in ("tar.xz", "tar.zst"):
         packer = PACKERS[kind]
-        content = tar(member("noise", os.urandom(4 * MIB)))
+        content = tar(member("noise", os.urandom(300_000)))
         packed = packer(content) if kind == "tar.xz" else long_zstd(content)
         refused(place, packed, "damaged|needs over|emory")
 

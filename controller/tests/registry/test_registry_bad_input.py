@@ -55,9 +55,9 @@ BAD_SLICES: dict[str, tuple[Fault, str]] = {
     "a redirect to plain http": (faults.redirect("http://127.0.0.1/api/slices/1/"), "from https to http"),
     "a redirect to nowhere": (faults.reply(301, "text/html", b""), "no Location"),
     "a redirect to a file": (faults.redirect("file:///etc/passwd"), "https to http|begin with http"),
-    "another slice": (
-        faults.document("slice", b'{"uri": "https://elsewhere.example/api/slices/1/", "id": 1}'),
-        "cannot be used|not the one asked for",
+    "hardly a slice": (
+        faults.document("slice", b'{"uri": "/api/slices/1/", "id": 1}'),
+        "/expires_on is missing, allowed is a date YYYY-MM-DD, or null",
     ),
 }
 
@@ -235,6 +235,14 @@ def test_the_document_of_another_node_is_not_used(node: Any, server: FaultyServe
     state, _ = node.round()
     assert state["node"] == good["node"]
     assert "of node 2, this is 1" in state["problems"][server.base + "nodes/1/"][0]["message"]
+
+
+def test_a_document_that_says_it_is_another_one_is_not_used(node: Any, server: FaultyServer) -> None:
+    good, _ = node.round()
+    server.faults = {SLICE: lambda handler: handler.send_reply(server.registry.answer("/api/slices/2/", server.origin))}
+    state, _ = node.round()
+    assert state["docs"] == good["docs"]
+    assert "not the one asked for" in state["problems"][server.base + "slices/1/"][0]["message"]
 
 
 def test_a_dangling_reference_is_a_problem_of_what_is_not_there_alone(

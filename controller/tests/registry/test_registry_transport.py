@@ -304,6 +304,21 @@ def test_a_pinned_certificate_counts_whatever_name_it_bears(serve: Serve, client
     assert state["complete"]
 
 
+def test_a_new_certificate_in_the_file_is_taken_up_without_a_restart(
+    serve: Serve, client: Any, certificate: tuple[str, str], tmp_path: Path
+) -> None:
+    cert, key = make_certificate(str(tmp_path / "new"), ["127.0.0.1"])
+    server = serve(cert, key)
+    pinned = tmp_path / "registry.crt"
+    shutil.copy(certificate[0], pinned)
+    node = client([server.base], str(pinned))
+    with pytest.raises(RegistryError, match="is not trusted"):
+        node.round()
+    shutil.copy(cert, pinned)
+    state, _ = node.round()
+    assert state["complete"]
+
+
 def openssl(*arguments: str) -> None:
     subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
 

@@ -78,10 +78,33 @@ def test_the_versions_name_every_package_and_every_file(versions: dict[str, Any]
     assert versions["kernel"].startswith("6.")
 
 
-def test_nothing_is_built_again_that_has_not_changed(image: Path) -> None:
+def test_nothing_is_built_again_that_has_not_changed(
+    image: Path, versions: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "image_inputs", lambda: versions["inputs"])
     before = [(image / name).stat().st_mtime_ns for name in FILES]
     build.build()
     assert [(image / name).stat().st_mtime_ns for name in FILES] == before
+
+
+def test_the_sources_fingerprint_changes_with_content_name_and_mode_of_a_file(tmp_path: Path) -> None:
+    def taken() -> str:
+        return build.fingerprint(build.source_files(tmp_path), tmp_path)
+
+    seen = [taken()]
+    file = tmp_path / "a"
+    for change in (
+        lambda: file.write_text("1"),
+        lambda: file.write_text("2"),
+        lambda: file.chmod(0o755),
+        lambda: file.rename(tmp_path / "b"),
+    ):
+        change()
+        seen.append(taken())
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/a.pyc").write_text("")
+    assert taken() == seen[-1]
 
 
 def test_every_program_finds_its_libraries(tree: Path) -> None:
