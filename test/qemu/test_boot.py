@@ -43,7 +43,9 @@ def test_changes_survive_a_reset_after_a_sync(node: VirtualNode) -> None:
 
 
 def test_a_kernel_can_be_started_without_grub(make_node: MakeNode, image_files: dict[str, str]) -> None:
-    node = make_node(kernel=KernelBoot(image_files["kernel"], image_files["initrd"], "confine.test=1"))
+    kernel = KernelBoot(image_files["kernel"], image_files["initrd"], "confine.test=1")
+    node = make_node(kernel=kernel, wait_until_up=False)
+    node.wait_for("the node's agent answers", lambda: node.boot_id(timeout=2), timeout=90)
     assert node.command_line()["confine.test"] == "1"
     assert node.command_line()["confine.boot"] == "uncounted"
 

@@ -52,13 +52,12 @@ def restart(node: VirtualNode) -> dict[str, str]:
     return node.command_line()
 
 
-def test_a_node_that_came_up_has_all_its_starts_again(fresh_node: VirtualNode) -> None:
-    assert "left=2" in fresh_node.serial()
-    assert fresh_node.command_line()["confine.boot"] == "counted"
-    assert counters(fresh_node) == {"a": "3", "b": "never"}
+def test_a_node_that_came_up_has_all_its_starts_again(node: VirtualNode) -> None:
+    assert node.command_line()["confine.boot"] == "counted"
+    assert counters(node) == {"a": "3", "b": "never"}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_a_confirmed_slot_b_starts_and_when_it_fails_slot_a_does(
     node: VirtualNode, image_files: dict[str, str]
 ) -> None:

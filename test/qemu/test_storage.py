@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import http.server
 import json
 import os
@@ -76,7 +75,10 @@ class Store:
         return answer
 
     def up(self, nr: int) -> dict[str, Any]:
-        return self.drive(*((driver, verb, nr) for driver, verb in _UP), observe=(nr,))["observed"][str(nr)]
+        found: dict[str, Any] = self.drive(*((driver, verb, nr) for driver, verb in _UP), observe=(nr,))["observed"][
+            str(nr)
+        ]
+        return found
 
     def down(self, *numbers: int) -> None:
         self.drive(*((driver, verb, nr) for nr in numbers for driver, verb in _DOWN))
@@ -92,8 +94,8 @@ class Store:
         """Everything of slivers that is mounted, attached or on disk."""
         return self.node.sh(
             "cut -d' ' -f5 /proc/self/mountinfo | grep /run/confine/mounts || true; losetup -a | grep /srv/ || true;"
-            "ls -A /srv/confine/slivers; ls -A /run/confine/mounts/slivers /run/confine/mounts/templates | grep -v :"
-            " || true"
+            "for place in /srv/confine/slivers /run/confine/mounts/slivers /run/confine/mounts/templates; do"
+            " [ ! -d $place ] || ls -A $place; done"
         ).strip()
 
 
@@ -121,7 +123,9 @@ def store(node: VirtualNode, files: int) -> Store:
 
 
 @pytest.mark.parametrize("template", ["debian", "openwrt", "generic"])
-def test_a_template_of_each_kind_is_fetched_unpacked_and_mounted_with_the_slivers_ids(store, template):
+def test_a_template_of_each_kind_is_fetched_unpacked_and_mounted_with_the_slivers_ids(
+    store: Store, template: str
+) -> None:
     store.template, store.disk_mib = template, 24
     found = store.up(3)
     assert found["mounted"]
@@ -136,7 +140,7 @@ def test_a_template_of_each_kind_is_fetched_unpacked_and_mounted_with_the_sliver
     assert store.traces() == ""
 
 
-def test_with_the_data_partition_full_every_sliver_still_writes_up_to_its_limit(store):
+def test_with_the_data_partition_full_every_sliver_still_writes_up_to_its_limit(store: Store) -> None:
     for nr in (1, 2):
         store.up(nr)
     node = store.node
@@ -162,7 +166,7 @@ def test_with_the_data_partition_full_every_sliver_still_writes_up_to_its_limit(
     store.down(1, 2)
 
 
-def test_a_controller_killed_at_any_moment_leaves_nothing_that_is_not_seen_and_cleaned(store):
+def test_a_controller_killed_at_any_moment_leaves_nothing_that_is_not_seen_and_cleaned(store: Store) -> None:
     steps = [(driver, verb, 4) for driver, verb in (*_UP, *_DOWN)]
     kills = 0
     for number in range(12):
@@ -180,9 +184,12 @@ def test_a_controller_killed_at_any_moment_leaves_nothing_that_is_not_seen_and_c
     assert kills >= 3
 
 
-def test_after_a_power_cut_what_is_deployed_is_whole_and_what_is_not_is_done_again(store):
+def test_after_a_power_cut_what_is_deployed_is_whole_and_the_rest_is_done_again(store: Store) -> None:
     store.up(1)
-    content = hashlib.sha256(store.node.read_file(store.root(1, "srv/www/index.html"))).hexdigest()
+    store.template = "debian"
+    store.try_drive(("cache", "fetch_template", 3), kill_after=0.8)
+    store.node.must(["sync"])
+    store.template = "generic"
     store.try_drive(*((driver, verb, 2) for driver, verb in _UP), kill_after=0.3)
     store.cut_power()
     observed = store.drive(observe=(1, 2))["observed"]
@@ -190,22 +197,14 @@ def test_after_a_power_cut_what_is_deployed_is_whole_and_what_is_not_is_done_aga
     assert observed["1"]["formatted"]
     assert not observed["1"]["mounted"]
     store.drive(("cache", "fetch_template", 1), ("cache", "unpack_template", 1), ("storage", "mount", 1))
-    page = store.node.read_file(store.root(1, "srv/www/index.html"))
-    assert hashlib.sha256(page).hexdigest() == content
+    assert "Hello from a sliver" in store.node.read_file(store.root(1, "srv/www/index.html")).decode()
     assert store.node.read_file(store.root(1, "root/.ssh/authorized_keys")).decode() == _KEY + "\n"
     if observed["2"]["formatted"] and observed["2"]["deployment"] is None:
         store.drive(("storage", "undeploy", 2))
     assert store.up(2)["mounted"]
     store.down(1, 2)
     assert store.traces() == ""
-
-
-def test_a_download_cut_off_by_a_reset_goes_on_and_is_checked(store):
     store.template = "debian"
-    store.try_drive(("cache", "fetch_template", 1), kill_after=0.8)
-    store.node.must(["sync"])
-    store.cut_power()
     sha256 = store.record("debian")["sha256"]
-    answer = store.drive(("cache", "fetch_template", 1), ("cache", "unpack_template", 1))
-    assert sha256 in answer["unpacked"]
+    assert sha256 in store.drive(("cache", "fetch_template", 3), ("cache", "unpack_template", 3))["unpacked"]
     assert store.node.must(["sha256sum", f"/srv/confine/cache/objects/{sha256}"]).split()[0] == sha256

@@ -122,10 +122,8 @@ def _plan_node(
 
 
 def _plan_asked(result: Plan, round_: Round) -> None:
-    """The slivers that are asked for. Who already holds something is served first, then by slice id."""
-    held = round_.ledger.entries
-    order = sorted(round_.desired.slivers, key=lambda sliver: (sliver.name not in held, sliver.slice_id))
-    for sliver in order:
+    """The slivers that are asked for, by slice id: what others hold already counts before any is let in."""
+    for sliver in sorted(round_.desired.slivers, key=lambda sliver: sliver.slice_id):
         target = states.lower(sliver.target, round_.view.ceiling)
         outcome = plan_sliver(Case(sliver.name, sliver, target, "", round_))
         _take(result, outcome, sliver.name)

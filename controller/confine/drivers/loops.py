@@ -29,7 +29,8 @@ def attach(path: str, readonly: bool, offset: int = 0, direct: bool = False) -> 
 
     Returns (descriptor, "/dev/loopN"). The device lives as long as the descriptor or a mount of it.
     direct: go past the page cache of the file (its content would be held twice), where the file system below can.
-    Needs Linux 5.8 (LOOP_CONFIGURE). StepError if there are no loop devices, OSError for the file itself.
+    A writable device never gives blocks of the file back. Needs Linux 5.8 (LOOP_CONFIGURE). StepError if there are no
+    loop devices, OSError for the file itself.
     """
     backing = os.open(path, (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -43,10 +44,28 @@ def attach(path: str, readonly: bool, offset: int = 0, direct: bool = False) -> 
                 if error.errno != errno.EBUSY:
                     raise StepError("loop device {} does not take {}: {}".format(device, path, error.strerror))
                 continue  # someone else was faster with this device
+            if not readonly:
+                _keep_blocks(handle, device)
             return handle, device
     finally:
         os.close(backing)
     raise StepError("no free loop device for {} after {} tries".format(path, TRIES))
+
+
+def _keep_blocks(handle: int, device: str) -> None:
+    """Have the device refuse discards. It would punch holes into the file not only for them, but also whenever a file
+    system asks for zeros (ext4 does: inode tables, small unwritten extents), and a hole is room that others take."""
+    path = "/sys/block/{}/queue/discard_max_bytes".format(os.path.basename(device))
+    try:
+        with open(path, "w") as file:
+            file.write("0")
+        with open(path) as file:
+            left = file.read().strip()
+    except OSError as error:
+        left = str(error.strerror)
+    if left != "0":
+        os.close(handle)
+        raise StepError("{} would give blocks of its file back: {} is {}".format(device, path, left))
 
 
 def backing_file(device: str) -> "str | None":

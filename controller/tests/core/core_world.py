@@ -370,3 +370,21 @@ def template_of(step: "Step") -> Template:
 def messages(problems: "list[Problem]") -> str:
     """All messages as one text."""
     return " ".join(problem.member + " " + problem.message for problem in problems)
+
+
+def one(**values: "Any") -> Desired:
+    """One sliver with data, asked to be started."""
+    values.setdefault("data", DATA)
+    return desired(sliver_target(5, **values))
+
+
+def settled(asked: Desired, **values: "Any") -> World:
+    """A node where `asked` is carried out."""
+    world = World(**values)
+    world.settle(asked)
+    return world
+
+
+def at(target: str, **values: "Any") -> World:
+    """A node where one sliver is at `target`; `values` are the sliver's."""
+    return settled(one(target=target, **values))

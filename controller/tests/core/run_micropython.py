@@ -13,6 +13,8 @@ TESTS = (
     "test_core_expiry",
     "test_core_keys",
     "test_core_plan",
+    "test_core_plan_limits",
+    "test_core_plan_node",
     "test_core_report",
     "test_core_resources",
     "test_core_settings",

@@ -64,8 +64,20 @@ def test_numbers_out_of_range_are_refused_with_their_value() -> None:
 
 def test_only_exact_host_names_are_sliver_names() -> None:
     assert addressing.parse_hostname("000000011170_001b") == (70000, 27)
-    for wrong in ("", "lost+found", "000000011170-001b", "00000001117G_001b", "000000011170_001B", "0_1",
-                  "000000000000_001b", "000000011170_0000", "000000011170_ffff", "../0000011170_001b", None, 5):  # fmt: skip
+    for wrong in (
+        "",
+        "lost+found",
+        "0_1",
+        "000000011170-001b",
+        "00000001117G_001b",
+        "000000011170_001B",
+        "000000000000_001b",
+        "000000011170_0000",
+        "000000011170_ffff",
+        "../0000011170_001b",
+        None,
+        5,
+    ):
         assert addressing.parse_hostname(wrong) is None, wrong
 
 

@@ -35,6 +35,13 @@ def test_a_sliver_keeps_its_number_when_a_lower_one_is_free() -> None:
     assert problems == [] and admitted is not None and admitted.nr == 9
 
 
+def test_what_a_sliver_has_booked_itself_is_not_in_its_way() -> None:
+    ledger = Ledger({name_of(5): booked(5, 1, 50, 100)}, observed())
+    admitted, _ = ledger.admit(sliver_target(5, limits=limits(60, 100)), node_target(), settings(), Size(60, 100))
+    assert admitted is not None and admitted.memory_mib == 60
+    assert ledger.left(Size(60, 100), name_of(6)).memory == 0
+
+
 def test_more_slivers_than_numbers_is_a_problem_of_the_last_one_alone() -> None:
     ledger = Ledger({}, observed())
     numbers = []

@@ -192,9 +192,9 @@ def test_slice_and_group_admins_get_in_and_node_admins_if_the_member_wants() -> 
 
 def test_a_slivers_own_template_and_data_come_before_those_of_its_slice() -> None:
     state = example()
-    doc(state, "slices", 5)["sliver_defaults"].update({"data_uri": "/d/slice.tgz", "data_sha256": "a" * 64})
+    doc(state, "slices", 5)["sliver_defaults"].update({"data_uri": "slice.tgz", "data_sha256": "a" * 64})
     sliver = only_sliver(state)
-    assert sliver.data is not None and sliver.data.uri == "https://registry.example.org/d/slice.tgz"
+    assert sliver.data is not None and sliver.data.uri == BASE + "slices/5/slice.tgz"
     doc(state, "slivers", 9).update({"data_uri": "own.tgz", "data_sha256": "b" * 64, "template": ref("templates", 7)})
     sliver = only_sliver(state)
     assert sliver.data is not None and (sliver.data.uri, sliver.data.sha256) == (BASE + "slivers/9/own.tgz", "b" * 64)
@@ -370,7 +370,7 @@ def test_slivers_come_in_the_order_of_their_slices_whatever_the_order_of_the_lis
     first = built(state)
     assert [sliver.slice_id for sliver in first.slivers] == [5, 6, 70000]
     state["node"]["slivers"].reverse()
-    state["docs"] = {uri: state["docs"][uri] for uri in reversed(sorted(state["docs"]))}
+    state["docs"] = {uri: state["docs"][uri] for uri in sorted(state["docs"], reverse=True)}
     assert built(state) == first
 
 

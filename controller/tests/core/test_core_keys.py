@@ -36,6 +36,7 @@ def test_what_is_not_exactly_one_plain_key_is_refused() -> None:
         KEY + "\x00",
         "ssh-dss " + blob,
         "ssh-rsa " + blob,
+        ECDSA_KEY.replace("nistp256 ", "nistp384 ", 1),
         "ssh-ed25519-cert-v01@openssh.com " + blob,
         "ssh-ed25519 " + blob[:-4],
         "ssh-ed25519 " + blob + "AAAA",

@@ -26,7 +26,7 @@ def micropython() -> "str | None":
 def test_the_core_passes_its_tests_under_micropython() -> None:
     interpreter = micropython()
     if interpreter is None:
-        pytest.skip("build/tools/micropython is missing (make tools) and there is none on PATH")
+        pytest.skip("there is no micropython: neither build/tools/micropython nor one on PATH")
     command = [interpreter, "-X", "heapsize=64m", os.path.join(HERE, "run_micropython.py"), CONTROLLER]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=HERE)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
@@ -50,7 +50,9 @@ def test_each_module_of_the_core_compiles_for_micropython(path: str, tmp_path: "
 
 @pytest.mark.parametrize("path", MODULES, ids=[os.path.basename(path) for path in MODULES])
 def test_the_core_imports_nothing_but_itself_and_what_micropython_has(path: str) -> None:
-    for number, line in enumerate(open(path, encoding="utf-8"), 1):
+    with open(path, encoding="utf-8") as file:
+        lines = file.readlines()
+    for number, line in enumerate(lines, 1):
         words = line.split()
         if words[:1] not in (["import"], ["from"]) or line.startswith(" "):
             continue

@@ -1,6 +1,7 @@
 """What must hold for all inputs (CPython only: hypothesis)."""
 
 import copy
+import hashlib
 import ipaddress
 import urllib.parse
 from typing import Any
@@ -27,6 +28,7 @@ from confine.core.model import (
 )
 from confine.core.plan import Plan, plan
 from confine.core.steps import STEPS
+from confine.drivers import populate
 
 FEW = hypothesis_settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -188,15 +190,17 @@ def bookings(made: Plan) -> "list[tuple[str, Any]]":
     return [(name, step.booking) for name in sorted(made.sliver_steps) for step in made.sliver_steps[name]]
 
 
+MEMBERS = [
+    *("key", "uri", "nr", "sliver_instance_sn", "slice_instance_sn", "template", "data", "disk_mib", "memory_mib"),
+    *("limits", "interfaces", "keys_digest"),
+]
+
+
 @st.composite
 def found_slivers(draw: st.DrawFn) -> SliverObserved:
     flags = [draw(st.booleans()) for _ in range(4)]
     name = draw(st.sampled_from([name_of(5), name_of(6), "lost+found", "", "x" * 300]))
-    doc = st.none() | st.dictionaries(
-        st.sampled_from(["key", "uri", "nr", "sliver_instance_sn", "template", "data", "disk_mib", "memory_mib", "limits",
-                         "interfaces", "slice_instance_sn", "keys_digest"]),
-        JSON | st.integers(0, 130),
-    )  # fmt: skip
+    doc = st.none() | st.dictionaries(st.sampled_from(MEMBERS), JSON | st.integers(0, 130))
     return SliverObserved(name, draw(doc), draw(doc), *flags, draw(st.none() | st.booleans()))
 
 
@@ -257,9 +261,13 @@ def test_documents_never_raise(path: "list[int]", value: Any) -> None:
         assert sliver.blocked or (sliver.template is not None and sliver.keys is not None)
 
 
+UCI_OPTIONS = st.dictionaries(
+    st.sampled_from([row[1] for row in settings.OPTIONS]), JSON | st.sampled_from(["1", "-1", "http://x", "/x"])
+)
+
+
 @MANY
-@given(st.dictionaries(st.sampled_from([*settings.SECTIONS, "x"]), JSON | st.dictionaries(
-    st.sampled_from([row[1] for row in settings.OPTIONS]), JSON | st.sampled_from(["1", "-1", "http://x", "/x"]))))  # fmt: skip
+@given(st.dictionaries(st.sampled_from([*settings.SECTIONS, "x"]), JSON | UCI_OPTIONS))
 def test_settings_never_raise(uci: Any) -> None:
     parsed, _ = settings.parse(uci)
     for row in settings.OPTIONS:
@@ -321,3 +329,8 @@ def test_a_slice_has_expired_when_today_is_later(last: Any, today: Any) -> None:
 @given(JSON, JSON)
 def test_dates_never_raise(last: Any, today: Any) -> None:
     assert expiry.expired(last, today)[0] is False
+
+
+def test_the_digest_of_keys_is_that_of_the_file_that_drivers_write() -> None:
+    for lines in ([], [KEY], [KEY + " ann", OTHER_KEY]):
+        assert keys.digest(lines) == hashlib.sha256(populate.keys_text(lines)).hexdigest()

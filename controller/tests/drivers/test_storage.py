@@ -1,6 +1,7 @@
 """Slivers' disks in a real kernel: the whole way up and down, cut off anywhere, and limits that hold on both sides."""
 
 import errno
+import io
 import os
 import stat
 import subprocess
@@ -365,10 +366,32 @@ def test_the_image_is_allocated_in_full_and_stays_so_through_mkfs(bench):
 
 
 def test_holes_that_mkfs_punched_are_filled_again(bench, monkeypatch):
-    monkeypatch.setattr(storage, "MKFS", storage.MKFS[:-2])  # without nodiscard
+    monkeypatch.setattr(storage, "MKFS", storage.MKFS[:-2])  # with discards
     bench.storage.allocate(bench.step())
     bench.storage.format(bench.step())
     assert os.stat(bench.image()).st_blocks * 512 >= 16 * MIB
+
+
+def test_a_slivers_file_system_never_gives_blocks_back_to_the_node(bench):
+    bench.up(disk_mib=64)
+    disk = bench.root().replace("/root", "/disk")
+    assert subprocess.run(["fstrim", disk], capture_output=True, check=False).returncode != 0
+    handle = os.open(bench.root(1, "file"), os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(handle, 0, 30 * MIB)
+    for offset in range(0, 30 * MIB, MIB):  # ext4 writes zeros around each of these
+        os.pwrite(handle, b"x" * 4096, offset)
+        os.fsync(handle)
+    os.close(handle)
+    os.unlink(bench.root(1, "file"))
+    bench.storage.unmount(bench.step())
+    assert os.stat(bench.image()).st_blocks * 512 >= 64 * MIB
+
+
+def test_a_loop_device_that_would_give_blocks_back_is_not_used(bench, monkeypatch):
+    bench.storage.allocate(bench.step())
+    monkeypatch.setattr(loops, "open", lambda path, *mode: io.StringIO("4294966784"), raising=False)
+    with pytest.raises(StepError, match="would give blocks of its file back"):
+        loops.attach(bench.image(), readonly=False)
 
 
 def test_a_file_system_that_only_pretends_to_allocate_is_refused(bench, monkeypatch):
@@ -410,6 +433,7 @@ def test_with_the_data_partition_full_every_sliver_still_writes_up_to_its_limit(
 
 
 def test_a_sliver_that_fills_its_disk_takes_nothing_from_the_node_or_its_neighbour(bench):
+    data_partition(bench, 64)
     for nr in (1, 2):
         bench.up(nr)
     before = os.statvfs(bench.paths.data).f_bavail * 4096

@@ -115,7 +115,7 @@ def test_every_program_finds_its_libraries(tree: Path) -> None:
     listed = subprocess.run(
         ["chroot", tree, "/bin/sh", "-c", script, "sh", *names], capture_output=True, text=True, check=False
     )
-    assert [line for line in listed.stdout.splitlines() if "not found" in line] == []
+    assert [line for line in listed.stdout.splitlines() if "error while loading" in line] == []
 
 
 def test_every_python_module_has_byte_code_that_needs_no_comparison_with_its_source(tree: Path) -> None:

@@ -1,0 +1,94 @@
+"""The daemon starts alone, and without a usable configuration it joins nothing and says why."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from confine import daemon
+from confine.controller import outdated
+from confine.core.model import Limits, SliverTarget, Template
+from confine.drivers import uci
+from confine.errors import ConfineError, SettingsError
+from confine.paths import Paths
+
+CONTROLLER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def sliver(**changes):
+    members = {
+        "key": "5@1", "name": "000000000005_0001", "uri": "u", "slice_id": 5, "slice_name": "s", "group_id": 1,
+        "node_id": 1, "description": "", "target": "start", "sliver_instance_sn": 0, "slice_instance_sn": 0,
+        "template": Template(1, "t", "debian", "u", "aa" * 32, []), "data": None, "interfaces": [],
+        "limits": Limits(64, 64, None, 100, 512, None, None), "keys": [], "vlan_tag": None, "expires_on": None,
+        "properties": {}, "problems": [], "blocked": False,
+    }  # fmt: skip
+    members.update(changes)
+    return SliverTarget(**members)
+
+
+@pytest.mark.parametrize("change", [{"target": "deploy"}, {"sliver_instance_sn": 1}, {"slice_instance_sn": 1},
+                                    {"uri": "v"}, {"blocked": True}, {"template": None}])  # fmt: skip
+def test_a_job_is_called_off_when_what_it_works_towards_changed(change):
+    assert outdated(sliver(), sliver(**change))
+
+
+@pytest.mark.parametrize("change", [{}, {"keys": ["k"]}, {"description": "new"}, {"properties": {"a": "b"}}])
+def test_a_job_goes_on_when_something_else_changed(change):
+    assert not outdated(sliver(), sliver(**change))
+
+
+def test_a_job_is_called_off_when_the_sliver_is_no_longer_asked_for_or_asked_for_again():
+    assert outdated(sliver(), None)
+    assert outdated(None, sliver())
+    assert not outdated(None, None)
+
+
+def test_only_one_daemon_runs_on_a_node(tmp_path):
+    paths = Paths(run=str(tmp_path))
+    handle = daemon.lock(paths)
+    with pytest.raises(ConfineError, match="another daemon runs already"):
+        daemon.lock(paths)
+    os.close(handle)
+    os.close(daemon.lock(paths))
+
+
+def test_the_lock_of_a_killed_daemon_is_free(tmp_path):
+    script = "import os, sys; from confine import daemon, paths; daemon.lock(paths.Paths(run=sys.argv[1])); os._exit(9)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=CONTROLLER, check=False)
+    os.close(daemon.lock(Paths(run=str(tmp_path))))
+
+
+def test_a_configuration_that_cannot_be_read_joins_no_testbed_and_is_named(monkeypatch):
+    def broken(config, directory):
+        raise SettingsError("/etc/config/confine is malformed")
+
+    monkeypatch.setattr(uci, "load", broken)
+    settings, problems = daemon.read_settings(Paths())
+    assert settings.node_id is None
+    assert settings.registry_uris == []
+    assert [problem.message for problem in problems] == ["/etc/config/confine is malformed"]
+
+
+def test_a_configuration_is_read_through_libuci(tmp_path):
+    pytest.importorskip("uci", reason="pyuci was not built: make setup")
+    (tmp_path / "confine").write_text(
+        "config node 'node'\n\toption id '0012'\nconfig registry 'registry'\n"
+        "\tlist base_uri 'https://a/api/'\n\tlist base_uri 'https://b/api/'\n"
+    )
+    sections = uci.load("confine", str(tmp_path))
+    assert sections["node"] == {".type": "node", "id": "0012"}
+    assert sections["registry"]["base_uri"] == ["https://a/api/", "https://b/api/"]
+
+
+@pytest.mark.parametrize(
+    "text,words", [(None, "missing"), ("config node 'node\n", "malformed"), ("rubbish\n", "malformed")]
+)
+def test_an_absent_or_broken_file_is_told_with_its_path(tmp_path, text, words):
+    pytest.importorskip("uci", reason="pyuci was not built: make setup")
+    if text is not None:
+        (tmp_path / "confine").write_text(text)
+    with pytest.raises(SettingsError, match=words) as caught:
+        uci.load("confine", str(tmp_path))
+    assert str(tmp_path / "confine") in str(caught.value)
