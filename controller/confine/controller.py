@@ -4,9 +4,7 @@ One thread plans. It wakes when the registry was read, a job ended, somebody ask
 """
 
 import os
-import random
 import select
-import threading
 import time
 
 from confine.clock import ntp_date
@@ -14,10 +12,11 @@ from confine.control import ControlServer
 from confine.core import desired as desired_rules
 from confine.core import plan as plan_rules
 from confine.core import steps as steps_table
-from confine.core.model import Desired, Failure, Observed, Problem, SliverTarget, Step
+from confine.core.model import Desired, Observed, Problem, SliverTarget, Step
 from confine.core.settings import Settings
 from confine.crew import Cancelled, Crew, Job
 from confine.errors import ConfineError, StepError
+from confine.failures import Failures
 from confine.journal import Journal
 from confine.log import Log, tail
 from confine.machine import Machine
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LOOK_AGAIN_S = 30.0
+STOPPING = ("containers", "stop")
 STOP_TIMEOUT_S = 20.0
 WORKED_FOR = ("uri", "target", "sliver_instance_sn", "slice_instance_sn", "template", "data", "limits", "blocked")
 GATHER_S = 0.05  # ends of jobs that come together are planned for together
@@ -47,8 +47,7 @@ class Controller:
         self._crew = Crew(self._carry_out, self._finished)
         self._machine = Machine(paths, settings, self._journal, self._reader.fetcher, self._crew.progress)
         self._paths = paths
-        self._failures: dict[str, Failure] = {}
-        self._failures_lock = threading.Lock()
+        self._failures = Failures()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
         self._reload = False
@@ -85,8 +84,7 @@ class Controller:
             return self._board.planned()
         if verb == "refresh":
             self._log.info("node", "refresh asked for")
-            with self._failures_lock:
-                self._failures.clear()
+            self._failures.clear()
             self._reader.refresh()
             return {"message": "the registry is read now"}
         if verb == "log":
@@ -107,9 +105,9 @@ class Controller:
         try:
             desired = self._desired()
             busy = set(self._crew.jobs())  # before observing: of these the plan may see half a job
-            plan, observed = self._plan(desired)
+            plan, observed = self._plan(desired, busy)
             if plan.node_steps and self._do_node_steps(plan.node_steps):
-                plan, observed = self._plan(desired)
+                plan, observed = self._plan(desired, busy)
             self._assign(plan, busy)
             self._board.show(desired, plan, observed)
         except Exception as error:  # a round that fails must not end the daemon; the next one looks anew
@@ -124,24 +122,23 @@ class Controller:
         date = ntp_date() or state["date"]
         return desired_rules.build({**state, "date": date}, self._settings)
 
-    def _plan(self, desired: Desired) -> "tuple[plan_rules.Plan, Observed]":
+    def _plan(self, desired: Desired, busy: "set[str]") -> "tuple[plan_rules.Plan, Observed]":
         observed = self._machine.observe()
-        with self._failures_lock:
-            failures = dict(self._failures)
+        now = time.monotonic()
+        for name in self._failures.look(observed, busy, now):
+            self._log.warn(name, "its init ended by itself")
         plan = plan_rules.plan(
             desired,
             observed,
             self._journal.bookings(),
-            failures,
+            self._failures.all(),
             self._settings,
-            time.monotonic(),
+            now,
             self._journal.boot_sn_done,
             self._own_problems,
         )
         self._machine.cache.keep = set(plan.keep)
-        with self._failures_lock:
-            for subject in plan.overcome:
-                self._failures.pop(subject, None)
+        self._failures.overcome(plan.overcome, now)
         self._record_boot_sn(plan)
         return plan, observed
 
@@ -161,7 +158,7 @@ class Controller:
             try:
                 self._carry_out(step)
             except StepError as error:
-                self._failed(steps_table.NODE, step, error)
+                self._failures.failed(steps_table.NODE, step, error, time.monotonic())
                 return False
         return True
 
@@ -184,20 +181,15 @@ class Controller:
         except StepError as error:
             self._log.warn(step.subject, "{} {} failed: {}".format(step.driver, step.verb, error))
             raise
+        if (step.driver, step.verb) == STOPPING:
+            self._failures.stopped(step.subject)
         took = time.monotonic() - begun
         self._log.info(step.subject, "{} {} ({:.0f} ms): {}".format(step.driver, step.verb, took * 1000, step.why))
 
     def _finished(self, job: Job, step: "Step | None", error: "StepError | None") -> None:
         if error is not None and step is not None and not isinstance(error, Cancelled):
-            self._failed(job.name, step, error)
+            self._failures.failed(job.name, step, error, time.monotonic())
         self._wake()
-
-    def _failed(self, subject: str, step: Step, error: StepError) -> None:
-        with self._failures_lock:
-            before = self._failures.get(subject)
-            count = before.count + 1 if before else 1
-            delay = plan_rules.next_retry(count, random.random())  # noqa: S311  # spreads load, no secret
-            self._failures[subject] = Failure(step.driver, step.verb, str(error), count, time.monotonic() + delay)
 
     # ---- sleeping and waking ------------------------------------------------------------------------------------
 
@@ -216,10 +208,8 @@ class Controller:
 
     def _pause(self) -> float:
         """Until it is time to look again, or to try again what failed."""
-        now = time.monotonic()
-        with self._failures_lock:
-            due = [failure.retry_at - now for failure in self._failures.values()]
-        return max(0.1, min([LOOK_AGAIN_S, *(wait for wait in due if wait > 0)]))
+        due = self._failures.due_in(time.monotonic())
+        return LOOK_AGAIN_S if due is None else max(0.1, min(LOOK_AGAIN_S, due))
 
 
 def outdated(worked_for: "SliverTarget | None", asked: "SliverTarget | None") -> bool:

@@ -82,11 +82,16 @@ def pins() -> list[dict[str, str]]:
 def sources(directory: Path) -> tuple[Path, Path]:
     """Fetches crate and binding below `directory`, checked against their pins; gives where their sources lie."""
     crates = directory / "crates"
-    if not (crates / CRATE).exists():
+    if not crates.exists():
+        fresh = directory / "crates.new"
+        remove_tree(fresh)
         manifest = PINS / "Cargo.toml"
-        run(["cargo", "vendor", "--quiet", "--locked", "--versioned-dirs", "--manifest-path", manifest, crates])
+        run(["cargo", "vendor", "--quiet", "--locked", "--versioned-dirs", "--manifest-path", manifest, fresh])
+        fresh.rename(crates)
     downloads = directory / "python"
-    if not (downloads / BINDING).exists():
+    if not downloads.exists():
+        fresh = directory / "python.new"
+        remove_tree(fresh)
         python = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
         pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
         wanted = [
@@ -97,10 +102,10 @@ def sources(directory: Path) -> tuple[Path, Path]:
             "--requirement",
             str(PINS / "requirements.txt"),
         ]
-        run([*pip, "download", *wanted, "--dest", str(downloads)])
-        run(
-            ["tar", "--extract", "--no-same-owner", "--file", downloads / f"{BINDING}.tar.gz", "--directory", downloads]
-        )
+        run([*pip, "download", *wanted, "--dest", str(fresh)])
+        archive = fresh / f"{BINDING}.tar.gz"
+        run(["tar", "--extract", "--no-same-owner", "--file", archive, "--directory", fresh])
+        fresh.rename(downloads)
     return crates / CRATE, downloads / BINDING
 
 
@@ -140,8 +145,11 @@ def image_headers(directory: Path) -> list[Path]:
     """The include directories of the image's Python, from its package, unpacked below `directory`."""
     unpacked = directory / "headers"
     if not unpacked.exists():
+        fresh = directory / "headers.new"
+        remove_tree(fresh)
         (deb,) = Archive().fetch([IMAGE_HEADERS], dependencies=False)
-        unpack(deb, unpacked)
+        unpack(deb, fresh)
+        fresh.rename(unpacked)
     (version,) = (unpacked / "usr/include").glob("python3.*")
     return [version, unpacked / "usr/include"]
 

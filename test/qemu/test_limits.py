@@ -162,7 +162,8 @@ def test_a_full_disk_is_the_slivers_own(slivers: SliverNode) -> None:
 
 
 def test_a_sliver_writes_up_to_its_limit_though_the_nodes_disk_is_full(slivers: SliverNode) -> None:
-    slivers.node.run(["sh", "-c", "fallocate -l 8G /srv/filler || dd if=/dev/zero of=/srv/filler bs=1M"], timeout=120)
+    slivers.node.sh("fallocate -l $(($(df -k /srv | tail -1 | awk '{print $4}') - 4096))k /srv/filler", timeout=60)
+    slivers.node.run(["sh", "-c", "dd if=/dev/zero of=/srv/rest bs=64k"], timeout=60)
     assert int(slivers.node.sh("df -k /srv | tail -1").split()[3]) < 1024
     slivers.must(2, "dd if=/dev/zero of=/root/w bs=1M count=16 conv=fsync 2>/dev/null", timeout=60)
 

@@ -367,3 +367,16 @@ def test_an_idle_round_starts_no_process_and_writes_no_file(following: Following
     assert faults_of_ended_children() == children
     written = node.sh("find /srv/confine /run/confine -newer /tmp/mark -type f ! -name log ! -name console.log")
     assert written == ""
+
+
+def test_a_sliver_whose_init_dies_is_started_again_after_a_pause_and_says_so(following: Following) -> None:
+    def crash() -> None:
+        before = following.wait_state("2@1", "started")["init_pid"]
+        following.node.must(["kill", "-9", str(before)])
+        following.node.wait_for("the node notices", lambda: following.sliver("2@1")["state"] == "fail_start", FOLLOW_S)
+        errors = following.wait_state("2@1", "fail_start")["errors"]
+        assert any("ended by itself" in error["message"] for error in errors), errors
+        following.wait_restarted("2@1", before)
+        following.wait_state("2@1", "started")
+
+    following.undisturbed(["1@1", "3@1"], crash)

@@ -82,16 +82,14 @@ class Containers:
         name = step.subject
         if not os.path.isdir(self._limited(name)):
             raise StepError(f"sliver {name} has no cgroup with limits yet: it is not started without them")
-        init = self._running(name)
-        if init is None:
+        ports = [interface.veth for interface in interfaces(sliver, booking.nr, self._settings)]
+        restarting = self._running(name)
+        if not restarting:
             self._clear(name)
-            container = self._container(sliver, booking.nr)
-            self._launch(name, lxcconfig.render(container))
-            init = self._await_init(name)
+            self._launch(name, lxcconfig.render(self._container(sliver, booking.nr)))
+            self._await_init(name)
         try:
-            check_confinement(init, name, addressing.id_base(booking.nr))
-            for interface in interfaces(sliver, booking.nr, self._settings):
-                links.isolate(interface.veth)
+            self._check(name, booking.nr, ports, RESTART_S if restarting else 0)
         except StepError:
             self._clear(name)
             raise
@@ -107,16 +105,30 @@ class Containers:
 
     # Parts
 
-    def _running(self, name: str) -> "int | None":
-        """The init of a sliver that runs in order, with its monitor. One that restarts itself is given RESTART_S."""
+    def _running(self, name: str) -> bool:
+        """Whether the sliver runs with its monitor. One that restarts itself, and so has no init, is given RESTART_S."""
         if not self._monitor_pids(name):
-            return None
+            return False
         limited = self._limited(name)
-        cgroups.wait_until(
-            lambda: cgroups.find_init(limited) is not None or not self._monitor_pids(name),
-            time.monotonic() + RESTART_S,
-        )
-        return cgroups.find_init(limited)
+        return cgroups.wait_until(lambda: cgroups.find_init(limited) is not None, time.monotonic() + RESTART_S)
+
+    def _check(self, name: str, nr: int, ports: "list[str]", patience: float) -> None:
+        """Check how the sliver is confined. It may be not yet for `patience` seconds: LXC sets a sliver that restarted
+        itself up in the process that becomes its init."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                init = cgroups.find_init(self._limited(name))
+                if init is None:
+                    raise StepError(f"sliver {name} has ended again; its console ends: {self._console_end(name)}")
+                check_confinement(init, name, addressing.id_base(nr))
+                for port in ports:
+                    links.isolate(port)
+                return
+            except StepError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(cgroups.POLL_S)
 
     def _limited(self, name: str) -> str:
         return os.path.join(self._paths.cgroup, cgroups.SLIVERS, name)
@@ -178,20 +190,15 @@ class Containers:
             self._clear(name)
             raise StepError(f"lxc-start of sliver {name} failed (status {done.returncode}): {said}")
 
-    def _await_init(self, name: str) -> int:
-        found: list[int] = []
-
-        def there() -> bool:
-            init = cgroups.find_init(self._limited(name))
-            if init is not None:
-                found.append(init)
-            return init is not None
-
-        if not cgroups.wait_until(there, time.monotonic() + INIT_S):
-            console = one_line(_read_end(self._paths.sliver(name, "console.log")).splitlines()[-5:])
+    def _await_init(self, name: str) -> None:
+        limited = self._limited(name)
+        if not cgroups.wait_until(lambda: cgroups.find_init(limited) is not None, time.monotonic() + INIT_S):
+            console = self._console_end(name)
             self._clear(name)
             raise StepError(f"sliver {name} has no init {INIT_S} s after its start; its console ends: {console}")
-        return found[0]
+
+    def _console_end(self, name: str) -> str:
+        return one_line(_read_end(self._paths.sliver(name, "console.log")).splitlines()[-5:])
 
     def _clear(self, name: str) -> None:
         """End what is left of the sliver's processes and of LXC, and remove what LXC made."""

@@ -117,8 +117,8 @@ class LimitsDriver:
         """
         limits = _asked(step)
         path = self.path(step.subject)
-        devices = self._devices(step.subject, limits)
         self._enable(limits)
+        devices = self._devices(step.subject, limits)
         os.makedirs(path, exist_ok=True)
         for file, text in settings(limits):
             if file == NO_SWAP and _no_swap(path):

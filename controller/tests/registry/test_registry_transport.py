@@ -96,12 +96,17 @@ def test_documents_cleaned_by_older_rules_are_read_anew(node: Any, server: Fault
     assert again["docs"] == state["docs"]
 
 
-def test_a_state_in_which_only_revisions_differ_is_unchanged(node: Any, server: FaultyServer, documents: Any) -> None:
-    node.round()
+def test_a_state_in_which_only_revisions_differ_is_unchanged_and_takes_no_more_memory(
+    node: Any, server: FaultyServer, documents: Any
+) -> None:
+    first, _ = node.round()
     documents.edit("base", something_new=1)
-    documents.edit("nodes/1", properties={**documents.read("nodes/1")["properties"]}, unknown="x")
-    _, changed = node.round()
+    documents.edit("slices/1", unknown="x")
+    second, changed = node.round()
     assert not changed
+    uri = server.base + "slices/1/"
+    assert first["revisions"][uri] != second["revisions"][uri]
+    assert first["docs"][uri] is second["docs"][uri]
 
 
 # -- connections ---------------------------------------------------------------------------------------------------
