@@ -27,6 +27,7 @@ from firmware.reference.debian import BUILD, PROJECT, RELEASE, BuildError, locke
 HERE = Path(__file__).resolve().parent
 OUTPUT = BUILD / "reference"
 CONTROLLER = PROJECT / "controller/confine"
+PACKAGE = PROJECT / "package/confine-node/files"
 UPGRADE = PROJECT / "upgrade"
 PYTHON_PATH = "usr/lib/python3/dist-packages"
 # As in the OpenWrt package; a link on Python's own path leads there.
@@ -64,7 +65,7 @@ def base_inputs() -> str:
 
 def image_inputs() -> str:
     """The fingerprint of all of the image's sources."""
-    sources = source_files(HERE, PROJECT / "files/etc", CONTROLLER, UPGRADE)
+    sources = source_files(HERE, PROJECT / "files/etc", PACKAGE, CONTROLLER, UPGRADE)
     return fingerprint([path for path in sources if path.suffix != ".md"])
 
 
@@ -103,6 +104,7 @@ def stage_root(base: Path, libuci: Path, stage: Path) -> None:
     put_tree(libuci, stage)
     put_tree(HERE / "rootfs", stage)
     put_tree(PROJECT / "files/etc", stage / "etc")
+    put_tree(PACKAGE, stage)
     put_tree(CONTROLLER, stage / CONTROLLER_PATH)
     put_tree(UPGRADE, stage / UPGRADE_PATH)
     (stage / PYTHON_PATH / "confine").symlink_to(f"/{CONTROLLER_PATH}")

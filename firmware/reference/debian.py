@@ -106,7 +106,8 @@ class Archive:
         self.directory = directory
         self.updated = False
 
-    def _apt(self, *words: str) -> str:
+    def _apt(self, *words: str, into: str = "packages") -> str:
+        """Runs apt-get; `into` is where fetched packages are kept: `none` is always empty, so that all are new."""
         here = self.directory
         options = {
             "Dir::Etc::SourceList": here / "sources.list",
@@ -115,7 +116,7 @@ class Archive:
             "Dir::State": here / "state",
             "Dir::State::status": here / "status",
             "Dir::Cache": here / "cache",
-            "Dir::Cache::archives": here / "packages",
+            "Dir::Cache::archives": here / into,
             "Acquire::ForceHash": "SHA256",
             "APT::Architecture": "amd64",
             "APT::Architectures": "amd64",
@@ -128,8 +129,8 @@ class Archive:
         for name, value in options.items():
             argv += ["-o", f"{name}={value}"]
         env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-        # `apt-get download` writes into the current directory.
-        return run([*argv, *words], env, cwd=here / "packages")
+        # `apt-get download` knows only the current directory.
+        return run([*argv, *words], env, cwd=here / into)
 
     def _update(self) -> None:
         """Fetches the lists of packages, once for each build that needs any package."""
@@ -149,14 +150,9 @@ class Archive:
         """
         with locked("debian"):
             self._update()
-            if dependencies:
-                # With an empty cache apt names all packages, not only those still to be fetched.
-                empty = f"Dir::Cache::archives={self.directory}/none"
-                shown = self._apt("-o", empty, "--print-uris", "install", *names)
-                self._apt("--download-only", "install", *names)
-            else:
-                shown = self._apt("--print-uris", "download", *names)
-                self._apt("download", *names)
+            command = "install" if dependencies else "download"
+            shown = self._apt("--print-uris", command, *names, into="none")
+            self._apt("--download-only", command, *names)
         debs = [self._deb(line) for line in shown.splitlines() if line.startswith("'")]
         if not debs:
             raise BuildError(f"apt offered nothing for {' '.join(names)}: it said {shown[:500]}")

@@ -1,6 +1,6 @@
 """Builds OpenWrt's libubox, libuci and `uci`, and the Python binding pyuci, from pinned sources with the host's gcc.
 
-The C sources come from the Rust crate libuci-sys (uci/Cargo.lock pins it), the binding from PyPI
+The C sources come from the Rust crate libuci-sys (CRATE_SHA256 pins it), the binding from PyPI
 (uci/requirements.txt pins it). There are two builds: one for the reference image and its Python, and one for this
 machine, so that tests can use the real thing:
 
@@ -34,6 +34,7 @@ from firmware.reference.debian import (
 
 PINS = Path(__file__).with_name("uci")
 CRATE = "libuci-sys-1.0.5"
+CRATE_SHA256 = "544c17966d9131e80b3616783974a31b526197ca5b56948bb130eeb6c04fbaf1"
 BINDING = "pyuci-0.10.3"
 IMAGE_HEADERS = "libpython3.13-dev"
 VENV_PYTHON = PROJECT / ".venv/bin/python"
@@ -66,17 +67,16 @@ HOST = Target("bin", "lib", "python", "$ORIGIN/../lib")
 
 def inputs() -> str:
     """The fingerprint of pins and recipe."""
-    files = [Path(__file__), PINS / "Cargo.lock", PINS / "Cargo.toml", PINS / "requirements.txt"]
+    files = [Path(__file__), PINS / "Cargo.toml", PINS / "requirements.txt"]
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
 def pins() -> list[dict[str, str]]:
     """What versions.json says of the sources: name and version, sha256 of the archive."""
-    crate = re.search(r'name = "libuci-sys"\n.*\n.*\nchecksum = "(.*)"', (PINS / "Cargo.lock").read_text())
     binding = re.search(r"--hash=sha256:(\w+)", (PINS / "requirements.txt").read_text())
-    if not crate or not binding:
-        raise BuildError(f"{PINS} does not pin {CRATE} and {BINDING} by checksum")
-    return [{"name": CRATE, "sha256": crate[1]}, {"name": BINDING, "sha256": binding[1]}]
+    if not binding:
+        raise BuildError(f"{PINS} does not pin {BINDING} by checksum")
+    return [{"name": CRATE, "sha256": CRATE_SHA256}, {"name": BINDING, "sha256": binding[1]}]
 
 
 def sources(directory: Path) -> tuple[Path, Path]:
@@ -85,8 +85,14 @@ def sources(directory: Path) -> tuple[Path, Path]:
     if not crates.exists():
         fresh = directory / "crates.new"
         remove_tree(fresh)
-        manifest = PINS / "Cargo.toml"
-        run(["cargo", "vendor", "--quiet", "--locked", "--versioned-dirs", "--manifest-path", manifest, fresh])
+        wish = directory / "crates.wish"  # cargo writes its lock beside the manifest: not into our sources
+        remove_tree(wish)
+        shutil.copytree(PINS, wish)
+        manifest = wish / "Cargo.toml"
+        run(["cargo", "vendor", "--quiet", "--versioned-dirs", "--manifest-path", manifest, fresh])
+        found = json.loads((fresh / CRATE / ".cargo-checksum.json").read_text())["package"]
+        if found != CRATE_SHA256:
+            raise BuildError(f"crate {CRATE} has sha256 {found}, not {CRATE_SHA256}: it is not used")
         fresh.rename(crates)
     downloads = directory / "python"
     if not downloads.exists():

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -51,20 +51,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def image_files() -> dict[str, str]:
-    """The reference image: paths of kernel, initrd and root."""
-    if shutil.which(QEMU) is None:
-        pytest.skip(f"{QEMU} is not on this machine")
-    files = {name: os.path.join(_REFERENCE, file) for name, file in _INPUTS.items()}
-    for path in files.values():
-        if not os.path.exists(path):
-            pytest.skip(f"{os.path.relpath(path, _ROOT)} was not built: make image")
-    return files
-
-
-@pytest.fixture(scope="session")
 def session_dir() -> Iterator[str]:
-    """A directory for this session's disk and snapshot; those of sessions that were killed are removed."""
+    """A directory for this session's image, disk and snapshot; those of sessions that were killed are removed.
+
+    What others may make anew while this session runs is linked into it, so that a session sees one state of it all.
+    """
     os.makedirs(_BUILD, exist_ok=True)
     for name in os.listdir(_BUILD):
         kind, _, pid = name.partition("-")
@@ -77,23 +68,38 @@ def session_dir() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def image_files(session_dir: str) -> dict[str, str]:
+    """The reference image: paths of kernel, initrd and root."""
+    if shutil.which(QEMU) is None:
+        pytest.skip(f"{QEMU} is not on this machine")
+    files = {}
+    for name, file in _INPUTS.items():
+        built = os.path.join(_REFERENCE, file)
+        if not os.path.exists(built):
+            pytest.skip(f"{os.path.relpath(built, _ROOT)} was not built: make image")
+        files[name] = os.path.join(session_dir, file)
+        os.link(built, files[name])
+    return files
+
+
+@pytest.fixture(scope="session")
 def disk(image_files: dict[str, str], session_dir: str) -> str:
     """The disk of a node without a configuration of its own. Not to be written to: nodes run on overlays."""
     made = os.path.join(_BUILD, "disk.img")
-    compose(image_files["kernel"], image_files["initrd"], image_files["root"], made)
-    # A link of our own: the image may be made anew while this session runs.
     path = os.path.join(session_dir, "disk.img")
-    os.link(made, path)
+    with _alone():
+        compose(image_files["kernel"], image_files["initrd"], image_files["root"], made)
+        os.link(made, path)
+        os.link(made + ".json", path + ".json")
     return path
 
 
 @pytest.fixture(scope="session")
 def booted(disk: str, session_dir: str) -> Snapshot:
     """A node that was started cold, once for all tests, and for later sessions as long as nothing changed."""
-    kept = os.path.join(_BUILD, f"booted-{_snapshot_key()}")
+    kept = os.path.join(_BUILD, f"booted-{_snapshot_key(disk)}")
     mine = os.path.join(session_dir, "booted")
-    with open(os.path.join(_BUILD, "booted.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone():
         if not os.path.isdir(kept):
             for old in glob.glob(os.path.join(_BUILD, "booted-*")):
                 shutil.rmtree(old)
@@ -107,11 +113,19 @@ def booted(disk: str, session_dir: str) -> Snapshot:
     return Snapshot(mine, Hardware())
 
 
-def _snapshot_key() -> str:
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One session at a time makes what sessions share."""
+    with open(os.path.join(_BUILD, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _snapshot_key(disk: str) -> str:
     """Everything a snapshot depends on: the disk's recipe, QEMU, and how nodes are made here."""
     here = os.path.dirname(os.path.abspath(__file__))
     digest = hashlib.sha256(str(os.stat(str(shutil.which(QEMU))).st_mtime_ns).encode())
-    for path in (os.path.join(_BUILD, "disk.img.json"), *sorted(glob.glob(os.path.join(here, "harness*.py")))):
+    for path in (disk + ".json", *sorted(glob.glob(os.path.join(here, "harness*.py")))):
         with open(path, "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()[:16]

@@ -1,6 +1,6 @@
 /* Runs in slivers.
  *   probe                      makes each call that a sliver may not make; prints its name and the error number (0: done)
- *   probe connect ADDRESS PORT exit status 0 if a TCP connection is accepted within 3 s
+ *   probe connect ADDRESS PORT exit status 0 if a TCP connection is accepted within 2 s
  *   probe listen PORT          accepts TCP connections on all IPv4 addresses, for ever
  */
 #define _GNU_SOURCE
@@ -29,7 +29,7 @@ static int connects(const char *address, int port)
 	int handle = socket(is_six ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
 
 	inet_pton(AF_INET, address, &four.sin_addr);
-	alarm(3);
+	alarm(2);
 	if (is_six)
 		return connect(handle, (struct sockaddr *)&six, sizeof six);
 	return connect(handle, (struct sockaddr *)&four, sizeof four);

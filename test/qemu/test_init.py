@@ -87,8 +87,29 @@ def test_settings_of_the_first_start_are_applied_once_and_kept_while_they_fail(n
     assert node.read_file("/etc/tries") == b"tried\n"
     assert node.read_file("/taken") == b"taken\n"
     assert node.run(["test", "-e", "/sysupgrade.tgz"]).status == 1
-    # The orderly reboot left the data partition clean: nothing to repair.
-    assert b"clean" in node.read_file("/tmp/log/fsck-data")
+
+
+def test_an_orderly_reboot_halts_slivers_and_leaves_the_data_clean(node: VirtualNode) -> None:
+    node.must(["/etc/init.d/confine", "stop"], timeout=60)
+    node.sh(
+        "mkdir -p /run/confine/mounts/disk /sys/fs/cgroup/confine/example/sliver;"
+        "truncate -s 8M /srv/disk.img; mkfs.ext4 -q /srv/disk.img; mount -o loop /srv/disk.img /run/confine/mounts/disk"
+    )
+    node.write_file(
+        "/tmp/sliver",
+        "echo $$ >/sys/fs/cgroup/confine/example/sliver/cgroup.procs\n"
+        "exec unshare -p -f sh -c \"trap 'echo halted >/run/confine/mounts/disk/said; exit' PWR;"
+        ' while :; do sleep 0.1; done"\n',
+    )
+    node.sh("setsid sh /tmp/sliver >/dev/null 2>&1 &")
+    events = "/sys/fs/cgroup/confine/example/cgroup.events"
+    node.wait_for("the sliver runs", lambda: b"populated 1" in node.read_file(events), 10)
+    before = node.boot_id()
+    node.must(["sh", "-c", "(sleep 0.2; reboot) >/dev/null 2>&1 &"])
+    node.wait_until_up(not_boot=before)
+    assert b"recovering" not in node.read_file("/tmp/log/fsck-data")
+    node.sh("mkdir -p /tmp/disk; mount -o loop,ro /srv/disk.img /tmp/disk")
+    assert node.read_file("/tmp/disk/said") == b"halted\n"
 
 
 def test_neither_a_broken_configuration_archive_nor_broken_data_keep_the_node_from_starting(node: VirtualNode) -> None:

@@ -83,8 +83,8 @@ def test_slivers_do_not_reach_each_other(slivers: SliverNode) -> None:
 
 def test_a_sliver_sees_no_frames_of_its_neighbour(slivers: SliverNode) -> None:
     before = packets(slivers, 1)
-    slivers.must(2, f"ping -c 5 -W 1 {GATEWAY}")
-    slivers.run(2, "ping -c 3 -W 1 192.168.241.99")  # asks everyone
+    slivers.must(2, f"ping -c 4 -i 0.3 -W 1 {GATEWAY}")
+    slivers.run(2, "ping -c 2 -i 0.5 -W 1 192.168.241.99")  # asks everyone
     assert packets(slivers, 1) - before <= 2
 
 
@@ -94,8 +94,8 @@ def packets(slivers: SliverNode, nr: int) -> int:
 
 
 def test_a_sliver_cannot_take_its_neighbours_address(slivers: SliverNode, outside: int) -> None:
-    slivers.must(1, f"ip addr add {SECOND}/25 dev priv; ip addr del {FIRST}/25 dev priv")
-    slivers.run(1, f"ip route add default via {GATEWAY}")
+    slivers.must(1, f"ip addr del {FIRST}/25 dev priv; ip addr add {SECOND}/25 dev priv")
+    slivers.must(1, f"ip route add default via {GATEWAY}")
     assert slivers.run(1, f"ping -c 1 -W 2 {GATEWAY}").status != 0
     assert slivers.must(2, f"wget -q -T 5 -O - http://10.0.2.2:{outside}/") == "from outside\n"
 

@@ -106,7 +106,7 @@ class Containers:
     # Parts
 
     def _running(self, name: str) -> bool:
-        """Whether the sliver runs with its monitor. One that restarts itself, and so has no init, is given RESTART_S."""
+        """Whether the sliver runs with its monitor. One that restarts itself may be without init for RESTART_S."""
         if not self._monitor_pids(name):
             return False
         limited = self._limited(name)

@@ -216,9 +216,10 @@ class LimitsDriver:
     def _devices(self, name: str, limits: Limits) -> "list[Device]":
         """The block devices to put in io.max: those directly below the sliver's two file systems.
 
-        Measured on 6.12 with a buffered loop device: io.max of the loop device holds direct, synced and buffered
-        writes, and reads. That of the disk behind it does not hold direct writes (the loop device answers from the
-        page cache), and both together halve the rate of synced ones. The file system's own journal is not counted.
+        Measured on 6.12: io.max of the loop device holds direct, synced and buffered writes, and reads, whether the
+        loop device goes through the page cache or not. That of the disk behind it does not hold direct writes when the
+        loop device answers from the page cache, and both together halve the rate of synced ones. The file system's
+        own journal is written by the kernel and not counted.
         """
         if limits.io_mib_s is None and limits.io_ops is None:
             return []

@@ -45,7 +45,7 @@ class TemplateType:
 GENERIC = TemplateType("SIGPWR", 0, ("dev/shm",), False)
 TYPES = {
     # As podman does for systemd, which runs without sys_admin if these are there already.
-    "debian": TemplateType("SIGRTMIN+3", 4, ("dev/shm", "run", "run/lock", "tmp"), True),
+    "debian": TemplateType("SIGRTMIN+3", 4, ("dev/shm", "run", "tmp"), True),
     "openwrt": TemplateType("SIGPWR", 0, ("dev/shm", "tmp"), False),
 }
 

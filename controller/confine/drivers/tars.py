@@ -156,7 +156,7 @@ def _text(raw: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> "dict[str, str]":
-    """The records "LENGTH KEY=VALUE\\n" of a pax header (POSIX.1-2001). Extended attributes are dropped here."""
+    """The records "LENGTH KEY=VALUE\\n" of a pax header (POSIX.1-2001)."""
     records: "dict[str, str]" = {}
     position = 0
     while position < len(data):
@@ -170,8 +170,7 @@ def _pax_records(data: bytes) -> "dict[str, str]":
             raise StepError(
                 "the archive is damaged: a pax record of {} bytes does not end where it says".format(length)
             )
-        if not key.startswith((b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")):
-            records[_text(key)] = _text(value[:-1])
+        records[_text(key)] = _text(value[:-1])
         position += length
     return records
 

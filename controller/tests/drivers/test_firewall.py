@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from confine.core.settings import Settings
-from confine.drivers import boot, firewall
+from confine.drivers import firewall
 from confine.errors import StepError
 
 SETTINGS = Settings(node_id=0x12, mgmt_ipv6_prefix48="fd65:fc41:c50f")
@@ -79,6 +79,7 @@ def test_the_generation_is_found_among_the_attributes():
         message(2, (1, struct.pack(">I", 77))),  # an error
         message(0xA0F),
         message(0xA0F, (1, b"")),
+        message(0xA0F, (1, b""), (2, struct.pack(">I", 5))),
         message(0xA0F, (1, struct.pack(">I", 77)))[:-2],
         struct.pack("=IHHII", 400, 0xA0F, 0, 1, 0) + bytes(8),  # attributes of length 0
     ],
@@ -124,13 +125,3 @@ def test_rules_that_nft_refuses_are_a_failed_step_with_its_words():
         pytest.skip("needs nft")
     with pytest.raises(StepError, match="nft -f - failed"):
         firewall._nft(["-f", "-"], b"table inet x { chain {\n")
-
-
-def test_a_reboot_asks_init_once_and_says_so_when_that_fails(tmp_path):
-    asked = tmp_path / "asked"
-    boot.Boot(["sh", "-c", f"echo x >>{asked}"]).reboot(None)
-    assert asked.read_text() == "x\n"
-    with pytest.raises(StepError, match="sh failed .* no way"):
-        boot.Boot(["sh", "-c", "echo no way >&2; exit 3"]).reboot(None)
-    with pytest.raises(StepError, match="no nosuchprogram program"):
-        boot.Boot(["nosuchprogram"]).reboot(None)

@@ -1,6 +1,7 @@
 """Slivers' disks in a real kernel: the whole way up and down, cut off anywhere, and limits that hold on both sides."""
 
 import errno
+import fcntl
 import io
 import os
 import stat
@@ -10,7 +11,7 @@ import pytest
 
 from confine.core import keys
 from confine.core.addressing import id_base
-from confine.drivers import layers, loops, mounts, storage, syscalls
+from confine.drivers import inroot, layers, loops, mounts, storage, syscalls
 from confine.drivers.cache import Cache
 from confine.drivers.storage import Storage
 from confine.errors import StepError
@@ -338,20 +339,28 @@ def fill(path):
     return written
 
 
-def test_keys_that_were_taken_away_go_even_from_a_sliver_that_filled_its_disk(bench):
+def test_keys_that_were_taken_away_go_even_from_a_sliver_that_filled_its_disk(bench, monkeypatch):
     bench.up()
-    fill(bench.root(1, "full"))
-    for nr in range(2000):  # use up what the directories still have room for
-        try:
-            os.symlink("x" * 200, bench.root(1, "root", "l{}".format(nr)))
-        except OSError:
-            break
-    try:
-        bench.storage.keys(bench.step(keys=[]))
-    except StepError as error:
-        assert "is full" in str(error)
-    path = bench.root(1, "root", ".ssh", "authorized_keys")
-    assert not os.path.exists(path) or os.path.getsize(path) == 0
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(StepError, match="the disk of 000000000001_0002 is full"):
+        patch.setattr(inroot.Root, "_write_new", full)
+        bench.storage.keys(bench.step(keys=["ssh-ed25519 BBBB b"]))
+    assert not os.path.exists(bench.root(1, "root", ".ssh", "authorized_keys"))
+    assert bench.observe().deployment["keys_digest"] == keys.digest([KEY])  # to be tried again
+    bench.storage.keys(bench.step(keys=[]))
+    assert bench.read("root", ".ssh", "authorized_keys") == ""
+
+
+def test_what_a_sliver_put_where_keys_are_written_first_is_neither_followed_nor_in_the_way(bench):
+    bench.up()
+    (bench.place / "outside").write_text("untouched")
+    os.symlink(str(bench.place / "outside"), bench.root(1, "root", ".ssh", inroot.TEMPORARY + "authorized_keys"))
+    bench.storage.keys(bench.step(keys=[]))
+    assert bench.read("root", ".ssh", "authorized_keys") == ""
+    assert (bench.place / "outside").read_text() == "untouched"
 
 
 # ---- the limit -------------------------------------------------------------------------------------------------------
@@ -372,16 +381,20 @@ def test_holes_that_mkfs_punched_are_filled_again(bench, monkeypatch):
     assert os.stat(bench.image()).st_blocks * 512 >= 16 * MIB
 
 
-def forget_discard_limits():
-    """Free loop devices remember that they were told to refuse discards: tell them otherwise."""
-    for name in os.listdir("/sys/block"):
-        if name.startswith("loop") and loops.backing_file(device_of(name)) is None:
-            with open("/sys/block/{}/queue/discard_max_bytes".format(name), "w") as file:
-                file.write("4294963200")  # a multiple of any granularity
+def renew_free_loop_devices():
+    """Free loop devices remember that they were told to refuse discards: make them anew (LOOP_CTL_REMOVE and _ADD)."""
+    with open(loops.CONTROL, "rb") as control:
+        for name in os.listdir("/sys/block"):
+            if name.startswith("loop") and loops.backing_file(device_of(name)) is None:
+                try:
+                    fcntl.ioctl(control, 0x4C81, int(name[4:]))
+                    fcntl.ioctl(control, 0x4C80, int(name[4:]))
+                except OSError:
+                    pass  # somebody uses it by now
 
 
 def test_a_slivers_file_system_never_gives_blocks_back_to_the_node(bench):
-    forget_discard_limits()
+    renew_free_loop_devices()
     bench.up(disk_mib=64)
     disk = bench.root().replace("/root", "/disk")
     assert subprocess.run(["fstrim", disk], capture_output=True, check=False).returncode != 0
@@ -496,6 +509,7 @@ def test_the_template_stays_mounted_for_the_other_sliver(bench):
     bench.storage.unmount(bench.step(1))
     assert os.path.exists(bench.root(2, "bin", "su"))
     assert bench.observe(2).mounted
+    assert str(bench.place / "run/mounts/templates" / bench.template) in mounts.read()
     bench.storage.unmount(bench.step(2))
     assert [point for point in mounts.read() if point.startswith(str(bench.place))] == []
 
@@ -590,6 +604,8 @@ def test_cut_off_anywhere_on_the_way_up_or_down_a_fresh_process_finds_all_and_cl
             break
         again = Storage(bench.paths, bench.cache, lambda: "")
         again.snapshot()
+        if again.observe(bench.step().subject).allocation is not None:
+            assert os.path.getsize(bench.image()) == 16 * MIB, "cut {}: allocated without a disk".format(cuts)
         if bench.traces():
             assert again.names() == [bench.step().subject], "cut {}: {}".format(cuts, bench.traces())
         for verb in ("unmount", "undeploy", "remove"):

@@ -1,5 +1,6 @@
 """Whatever a registry answers, nothing that was good is lost, and the reason is said."""
 
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -42,6 +43,13 @@ BAD_SLICES: dict[str, tuple[Fault, str]] = {
             b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n\r\n", b"\x1f\x8b\x08junk"
         ),
         "gzip is damaged",
+    ),
+    "truncated gzip": (
+        faults.raw(
+            b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n\r\n",
+            gzip.compress(b'{"uri": "x"}' + b" " * 5000)[:-9],
+        ),
+        "gzip has no end",
     ),
     "an encoding nobody asked for": (
         faults.reply(200, "application/json", b"{}", ("Content-Encoding", "br")),
@@ -309,7 +317,13 @@ def test_an_unusable_server_in_the_list_is_named_and_the_others_are_kept(
         assert list(state["problems"]) == [server.base + "servers/#/1"]
 
 
-def test_a_list_that_names_a_document_twice_counts_it_once(node: Any, server: FaultyServer, documents: Any) -> None:
+def test_a_list_that_holds_a_document_twice_counts_it_once(node: Any, server: FaultyServer, documents: Any) -> None:
+    documents.write("servers/2", json.dumps({**documents.read("servers/1"), "uri": server.base + "servers/1/"}))
+    state, _ = node.round()
+    assert state["lists"] == {server.base + "servers/": [server.base + "servers/1/"]}
+
+
+def test_a_node_that_names_a_sliver_twice_gets_it_once(node: Any, server: FaultyServer, documents: Any) -> None:
     documents.edit("nodes/1", slivers=[{"uri": server.base + "slivers/1/", "id": "1@1"}] * 2)
     server.requests.clear()
     state, _ = node.round()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from confine.errors import RegistryError
+from confine.registry import directory
 from registry.documents import Testbed, export
 from registry.faults import FaultyServer, Replayed
 
@@ -86,6 +87,18 @@ def test_a_file_that_changed_is_read_and_one_that_is_missing_is_kept(exported: P
     assert "No such file" in state["problems"][uri][0]["message"]
 
 
+def test_files_that_did_not_change_are_not_read_again(
+    exported: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = client(["file://" + str(exported)])
+    node.round()
+    read: list[str] = []
+    monkeypatch.setattr(directory, "read_piece", lambda file, path, size: (read.append(path), file.read(size))[1])
+    (exported / "users" / "1" / "index.json").touch()
+    node.round()
+    assert read == [str(exported) + "/users/1/index.json"]
+
+
 def test_a_directory_that_is_not_there_is_a_registry_that_is_down(client: Any, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="No such file"):
         client(["file://" + str(tmp_path / "nowhere")]).round()
@@ -119,7 +132,7 @@ def test_files_outside_the_directory_and_special_files_are_not_read(
     node.round()
     sliver = exported / "slivers" / "1" / "index.json"
     document = json.loads(sliver.read_text())
-    document["template"] = {"uri": "../../../secret/", "id": 7}
+    document["template"] = {"uri": "file://" + str(exported) + "/../secret/", "id": 7}
     sliver.write_text(json.dumps(document))
     (tmp_path / "web" / "secret").mkdir()
     (tmp_path / "web" / "secret" / "index.json").write_text(json.dumps({"a": 1}))

@@ -117,6 +117,15 @@ def test_a_file_of_the_registry_is_taken_from_its_next_address_when_one_fails(
     assert got.content == whole
 
 
+def test_a_file_below_the_registrys_address_is_found_at_its_other_address(
+    client: Any, serve: Any, certificate: tuple[str, str], got: Got
+) -> None:
+    first, second = serve(*certificate), serve(*certificate)
+    second.faults = {"/api/media/x": faults.reply(200, "application/octet-stream", b"found")}
+    fetch(client([first.base, second.base], certificate[0]), first.base + "media/x", got)
+    assert got.content == b"found"
+
+
 def test_tls_of_other_hosts_is_verified_too(
     client: Any, serve: Any, server: FaultyServer, certificate: tuple[str, str], got: Got
 ) -> None:

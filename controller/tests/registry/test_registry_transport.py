@@ -16,6 +16,8 @@ from confine.core.documents import VERSION
 from confine.errors import RegistryError
 from confine.paths import Paths
 from confine.registry.client import Registry
+from confine.registry.http import Unreachable
+from confine.registry.transport import Transport
 from registry import faults
 from registry.clients import make_settings
 from registry.faults import FaultyServer, Replayed
@@ -145,6 +147,17 @@ def test_the_original_server_by_itself_is_understood(serve: Serve, client: Any) 
     state, _ = client([server.base], plain_http=True).round()
     assert state["problems"] == {}
     assert len(state["node"]["slivers"]) == 4
+
+
+@pytest.mark.parametrize("fault", [faults.dripping(0.02), faults.silent])
+def test_a_request_ends_at_its_deadline_however_the_server_drags_it_out(fault: Any, serve: Serve) -> None:
+    server = serve()
+    server.faults = {"/*": fault}
+    transport = Transport(None, set(), plain_http=True)
+    begun = time.monotonic()
+    with pytest.raises(Unreachable, match="in time|timed out"):
+        transport.get(server.base, {}, begun + 0.3, lambda _origin: False)
+    assert time.monotonic() - begun < 2
 
 
 def test_chunked_answers_and_interim_answers_are_understood(serve: Serve, client: Any) -> None:
