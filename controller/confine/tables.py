@@ -49,7 +49,7 @@ def doing(sliver: "dict[str, Any]") -> str:
     """What happens with a sliver now, or what is wrong with it."""
     progress = sliver.get("progress")
     if progress:
-        text = progress["step"]
+        text = str(progress["step"])
         return text + " " + bar(progress["done"], progress["total"]) if progress["done"] else text
     errors = sliver.get("errors") or []
     return "; ".join((error["member"] + " " + error["message"]).strip() for error in errors)

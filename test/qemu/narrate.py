@@ -110,4 +110,4 @@ def progress(status: "dict[str, Any]") -> str:
 
 def words(error: "dict[str, Any]") -> str:
     """An entry of `errors` as a sentence."""
-    return (error["member"] + " " + error["message"]).strip()
+    return "{} {}".format(error["member"], error["message"]).strip()
