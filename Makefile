@@ -52,7 +52,7 @@ build/stamp/packages: tools/packages.txt tools/install-packages.sh
 	@$(SUDO) sh tools/install-packages.sh tools/packages.txt
 	@mkdir -p build/stamp && touch $@
 
-build/stamp/venv: tools/requirements.txt build/stamp/packages
+build/stamp/venv: tools/requirements.txt | build/stamp/packages
 	@echo "Python environment in .venv"
 	@/usr/bin/python3 -m venv --clear .venv
 	@$(VENV)/pip install --quiet --disable-pip-version-check -r tools/requirements.txt

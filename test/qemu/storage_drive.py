@@ -1,11 +1,14 @@
 """Runs in the node: carries out cache and storage steps with the real drivers, in one process.
 
-Input (JSON on stdin): {"steps": [[driver, verb, nr], ...], "observe": [nr, ...], "template": {...}, "data": {...} or
-null, "disk_mib": ..., "keys": [...], "kill_after": seconds or null}. With kill_after the steps run in a child that is
-killed (SIGKILL) so many seconds after it began.
-Output (JSON): {"error": message or null, "done": number of steps, "observed": {nr: {...}}, "unpacked": [...]}.
+Input (JSON on stdin): {"steps": [[driver, verb, nr], ...], "observe": [nr, ...], "template": {...}, "data": {...},
+"disk_mib": ..., "keys": [...], "kills": [seconds, ...], "recover": {"up": steps, "down": steps} or null}.
+With kills the steps run once for each of them, in a child that is killed (SIGKILL) so long after it began; what it
+left is then recovered: "down", every second time after "up".
+Output (JSON): {"error": message or null, "observed": {nr: {...}}, "unpacked": [...], "traces": [...], "killed": how
+many children were killed before they were done}.
 """
 
+import glob
 import json
 import os
 import signal
@@ -39,29 +42,64 @@ def make_step(driver, verb, nr):
     return Step(driver, verb, name, "test", target, Booking(target.key, name, nr, 32, disk))
 
 
-def carry_out():
-    done = 0
-    for driver, verb, nr in request["steps"]:
+def carry_out(steps):
+    for driver, verb, nr in steps:
         try:
             getattr(drivers[driver], verb)(make_step(driver, verb, nr))
         except StepError as failed:
-            return f"{driver} {verb} {nr}: {failed}", done
-        done += 1
-    return None, done
+            return f"{driver} {verb} {nr}: {failed}"
+    return None
 
 
-def carry_out_until_killed():
+def traces():
+    """Everything of slivers that is mounted, attached or on disk."""
+    with open("/proc/self/mountinfo") as file:
+        found = [line.split()[4] for line in file if " /run/confine/mounts/" in line]
+    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+        with open(path) as file:
+            found += [line for line in file if line.startswith("/srv/")]
+    for place in (paths.slivers, paths.mounts + "/slivers", paths.mounts + "/templates"):
+        found += os.listdir(place) if os.path.isdir(place) else []
+    return found
+
+
+def killed_after(seconds):
+    """Carry the steps out in a child that is killed. True if it was not done before."""
     child = os.fork()
     if child == 0:
-        carry_out()
+        carry_out(request["steps"])
         os._exit(0)
-    time.sleep(request["kill_after"])
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else "not killed: done before", 0
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-error, done = carry_out() if request["kill_after"] is None else carry_out_until_killed()
+def recover(up_again):
+    """A fresh process sees what was left, brings it up or not, takes it down, and nothing is left."""
+    nr, storage = request["steps"][0][2], drivers["storage"]
+    name = hostname(nr, NODE_ID)
+    storage.snapshot()
+    assert not traces() or storage.names() == [name], traces()
+    found = storage.observe(name)
+    if up_again:
+        anew = [["storage", "undeploy", nr]] if found.formatted and found.deployment is None else []  # as the plan does
+        assert (error := carry_out(anew + request["recover"]["up"])) is None, error
+        storage.snapshot()
+        assert storage.observe(name).mounted
+    assert (error := carry_out(request["recover"]["down"])) is None, error
+    assert traces() == [], traces()
+
+
+killed, error = 0, None
+for number, seconds in enumerate(request["kills"]):
+    killed += killed_after(seconds)
+    if request["recover"]:
+        recover(up_again=number % 2 == 1)
+if not request["kills"]:
+    error = carry_out(request["steps"])
 drivers["storage"].snapshot()
 observed = {nr: drivers["storage"].observe(hostname(nr, NODE_ID)).as_doc() for nr in request["observe"]}
-json.dump({"error": error, "done": done, "observed": observed, "unpacked": cache.unpacked()}, sys.stdout)
+json.dump(
+    {"error": error, "observed": observed, "unpacked": cache.unpacked(), "traces": traces(), "killed": killed},
+    sys.stdout,
+)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -77,11 +78,12 @@ def test_waiting_ends_at_the_deadline_and_shows_the_last_value_and_the_serial_po
         node.wait_for("pigs fly", lambda: "", timeout=0.5)
 
 
-def test_qemu_goes_with_a_test_that_is_killed(disk: str) -> None:
+def test_qemu_goes_with_a_test_that_is_killed(disk: str, tmp_path: Path) -> None:
     code = "import sys, time; from qemu.harness import VirtualNode\n"
-    code += "with VirtualNode(sys.argv[1], wait_until_up=False) as node: print(node.pid, flush=True); time.sleep(60)"
+    code += "node = VirtualNode(sys.argv[1], work=sys.argv[2], wait_until_up=False)\n"
+    code += "with node: print(node.pid, flush=True); time.sleep(60)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", code, disk], stdout=subprocess.PIPE, env=env) as child:
+    with subprocess.Popen([sys.executable, "-c", code, disk, str(tmp_path)], stdout=subprocess.PIPE, env=env) as child:
         assert child.stdout is not None
         pid = int(child.stdout.readline())
         assert os.path.exists(f"/proc/{pid}")
