@@ -7,7 +7,7 @@ class Paths:
     """The directories the controller uses.
 
     data: survives upgrades (slivers, cache, journal). run: gone after a reboot (mounts, sockets, log).
-    etc: configuration. cgroup: root of the cgroup v2 tree.
+    etc: configuration. cgroup: root of the cgroup v2 tree. share: files of the package that are no code.
     """
 
     def __init__(
@@ -17,12 +17,14 @@ class Paths:
         etc: str = "/etc/confine",
         uci: str = "/etc/config",
         cgroup: str = "/sys/fs/cgroup",
+        share: str = "/usr/lib/confine/share",
     ) -> None:
         self.data = data
         self.run = run
         self.etc = etc
         self.uci = uci
         self.cgroup = cgroup
+        self.share = share
 
     @property
     def cache(self) -> str:

@@ -153,8 +153,8 @@ class Containers:
             template_type=sliver.template.type if sliver.template else "",
             memory_mib=sliver.limits.memory_mib,
             console_log=self._paths.sliver(sliver.name, "console.log"),
-            seccomp=os.path.join(self._paths.etc, "sliver.seccomp"),
-            port_script=os.path.join(self._paths.etc, "isolate-port"),
+            seccomp=os.path.join(self._paths.share, "sliver.seccomp"),
+            port_script=os.path.join(self._paths.share, "isolate-port"),
             apparmor=cgroups.read("/sys/module/apparmor/parameters/enabled") == "Y",
             interfaces=interfaces(sliver, nr, self._settings),
         )

@@ -29,7 +29,7 @@ def container(**changes):
     values = {
         "name": NAME, "root": "/run/confine/mounts/slivers/" + NAME + "/root", "id_base": 0x1070000,
         "template_type": "generic", "memory_mib": 64, "console_log": "/srv/confine/slivers/" + NAME + "/console.log",
-        "seccomp": "/etc/confine/sliver.seccomp", "port_script": "/etc/confine/isolate-port", "apparmor": False,
+        "seccomp": "/usr/lib/confine/share/sliver.seccomp", "port_script": "/usr/lib/confine/share/isolate-port", "apparmor": False,
         "interfaces": [private()],
     }  # fmt: skip
     return Container(**{**values, **changes})
@@ -64,7 +64,7 @@ lxc.cgroup2.devices.allow = c 5:2 rw
 lxc.cgroup2.devices.allow = c 136:* rw
 lxc.cap.keep = chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_admin net_raw"""
         """ sys_chroot sys_boot setfcap
-lxc.seccomp.profile = /etc/confine/sliver.seccomp
+lxc.seccomp.profile = /usr/lib/confine/share/sliver.seccomp
 lxc.proc.oom_score_adj = 200
 lxc.mount.auto = proc:mixed sys:mixed
 lxc.autodev = 1
@@ -86,7 +86,7 @@ lxc.net.0.ipv4.address = 192.168.241.7/25
 lxc.net.0.ipv4.gateway = 192.168.241.126
 lxc.net.0.ipv6.address = fdbd:e804:6aa9:0:1000::a/64
 lxc.net.0.ipv6.gateway = fdbd:e804:6aa9::1
-lxc.net.0.script.up = /etc/confine/isolate-port
+lxc.net.0.script.up = /usr/lib/confine/share/isolate-port
 """
     )
 
