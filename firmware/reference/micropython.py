@@ -6,6 +6,7 @@ through that C library's own dynamic linker.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def build(tool: Path = TOOL) -> Path:
 def main() -> int:
     """Prints where the tool is."""
     try:
-        print(build())
+        print(f"micropython: {os.path.relpath(build())}")
     except BuildError as error:
         print(f"micropython: {error}", file=sys.stderr)
         return 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -197,7 +198,7 @@ def main() -> int:
     parser.add_argument("--image", action="store_true", help="for the reference image")
     wanted = parser.parse_args()
     try:
-        print(build(IMAGE if wanted.image else HOST))
+        print(f"libuci and its Python binding: {os.path.relpath(build(IMAGE if wanted.image else HOST))}")
     except BuildError as error:
         print(f"uci: {error}", file=sys.stderr)
         return 1
