@@ -60,12 +60,20 @@ All slivers are as asked. The node goes on running; look at it from another term
   what it would do       {ssh} confine plan
   its serial port        tail -f {serial}
 
-Change what the testbed asks for and watch the node follow, within 10 s:
+Change what the testbed asks for and watch the node follow, within 10 s. In {documents}:
 
-  {documents}
   {hint}
 
 Ctrl-C ends the node and the registry.
+"""
+
+SSH_CONFIG = """Host node
+  HostName 127.0.0.1
+  Port {port}
+  User root
+  IdentityFile {work}/ssh_key
+  UserKnownHostsFile {work}/known_hosts
+  StrictHostKeyChecking accept-new
 """
 
 
@@ -131,6 +139,8 @@ def started(screen: Screen, registry: ExampleRegistry) -> Iterator[VirtualNode]:
                        forwards={port: 22})  # fmt: skip
     with open(os.path.join(WORK, "ssh_port"), "w") as file:
         file.write(str(port))
+    with open(os.path.join(WORK, "ssh_config"), "w") as file:
+        file.write(SSH_CONFIG.format(port=port, work=WORK))
     with node:
         screen.say("node      starts through GRUB, kernel and root of slot a")
         try:
@@ -186,6 +196,8 @@ def forget_old_node(screen: Screen, disk: str) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)
         shutil.copy(recipe, belongs)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(WORK, "known_hosts"))  # a new node has a new key
         screen.say("node      new, with an empty data partition")
     else:
         screen.say("node      that of the last run goes on (FRESH=1 begins anew)")
@@ -263,10 +275,8 @@ def verdict(screen: Screen, status: dict[str, Any]) -> int:
 
 def instructions(registry: ExampleRegistry, status: dict[str, Any]) -> str:
     """How to look at the node, and what to change."""
-    with open(os.path.join(WORK, "ssh_port")) as file:
-        port = file.read()
     work = os.path.relpath(WORK, os.getcwd())
-    ssh = "ssh -i {0}/ssh_key -p {1} -o UserKnownHostsFile={0}/known_hosts root@127.0.0.1".format(work, port)
+    ssh = "ssh -F {}/ssh_config node".format(work)
     running = [sliver["name"] for sliver in status["slivers"] if sliver["state"] == "started"]
     return LOOK.format(
         ssh=ssh,

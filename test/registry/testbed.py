@@ -15,7 +15,7 @@ NAMES = ["10.0.2.2", "127.0.0.1", "localhost"]  # 10.0.2.2: this machine as a vi
 HINT = """in slivers/1.json   "set_state": "deploy"  stops it; null starts it again
   in slices/2.json    "set_state": "deploy" stops the whole slice, "register" removes its slivers' disks
   in slivers/2.json   raise "instance_sn": its disk is made anew; in slices/2.json: its root is made anew
-  in slices/1.json    change "req" of memory, raise its "sliver_defaults"/"instance_sn": another limit
+  in slivers/1.json   "resources": [{"name": "memory", "req": 96, "unit": "MiB"}], raise "instance_sn": another limit
   in slices/4.json    "set_state": "start" brings up the one that waits
   in users/2.json     add or remove a key in "auth_tokens"
   in nodes/1.json     "set_state": "safe" stops all slivers; raise "boot_sn": the node reboots once
