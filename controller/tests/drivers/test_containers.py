@@ -29,7 +29,8 @@ def container(**changes):
     values = {
         "name": NAME, "root": "/run/confine/mounts/slivers/" + NAME + "/root", "id_base": 0x1070000,
         "template_type": "generic", "memory_mib": 64, "console_log": "/srv/confine/slivers/" + NAME + "/console.log",
-        "seccomp": "/usr/lib/confine/share/sliver.seccomp", "port_script": "/usr/lib/confine/share/isolate-port", "apparmor": False,
+        "seccomp": "/usr/lib/confine/share/sliver.seccomp", "port_script": "/usr/lib/confine/share/isolate-port",
+        "apparmor": False,
         "interfaces": [private()],
     }  # fmt: skip
     return Container(**{**values, **changes})
