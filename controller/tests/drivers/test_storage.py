@@ -284,7 +284,7 @@ def test_data_lies_over_the_template_with_the_slivers_owners(bench):
     (archive_of(symlink("etc", "/"), member("x")), "would replace a directory"),
     (archive_of(member("big", os.urandom(40 * MIB))), "unpacks to 40 MiB, at most"),
     (b"<html>", "no archive of a known kind"),
-])  # fmt: skip
+], ids=["outside", "link over a directory", "too big", "no archive"])  # fmt: skip
 def test_data_that_cannot_be_used_leaves_the_sliver_undeployed_and_removable(bench, data, words):
     with pytest.raises(StepError, match="data cannot be used: .*" + words):
         bench.up(data=bench.have(data))
