@@ -384,3 +384,14 @@ def test_an_item_of_a_list_whose_uri_is_none_is_named_by_its_place(
     assert server.base + "servers/#/0" in state["problems"]
     store.save(Paths(data=str(tmp_path / "kept")), state)
     assert store.load(Paths(data=str(tmp_path / "kept"))) == (state, None)
+
+
+def test_an_item_of_a_list_cannot_take_the_place_of_a_sliver(node: Any, server: FaultyServer, documents: Any) -> None:
+    good, _ = node.round()
+    sliver = server.base + "slivers/1/"
+    posing = {**documents.read("servers/1"), "uri": sliver, "id": 1}
+    server.faults = {"/api/servers/": faults.document("resource-list", json.dumps([posing]).encode())}
+    state, _ = node.round()
+    assert state["docs"][sliver] == good["docs"][sliver]
+    assert list(state["problems"]) == [server.base + "servers/#/0"]
+    assert "not below the list" in state["problems"][server.base + "servers/#/0"][0]["message"]
