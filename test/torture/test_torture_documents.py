@@ -152,14 +152,19 @@ def declared(seed: Seed, uri: str, path: "tuple[Any, ...]", garbage: Any) -> boo
     return check(SCHEMAS[kind], value)[0] != clean and not same_at(clean, garbage, path)
 
 
-def same_at(one: Any, other: Any, path: "tuple[Any, ...]") -> bool:
-    """Whether two documents hold the same at `path`."""
+def at(value: Any, path: "tuple[Any, ...]") -> Any:
+    """What `value` holds at `path`."""
+    for step in path:
+        value = value[step]
+    return value
+
+
+def same_at(clean: Any, other: Any, path: "tuple[Any, ...]") -> bool:
+    """Whether the clean document holds what `other` does at `path`."""
     try:
-        for step in path:
-            one, other = one[step], other[step]
+        return bool(at(clean, path) == at(other, path))
     except (TypeError, KeyError, IndexError):
         return False
-    return bool(one == other)
 
 
 def kind_of(seed: Seed, uri: str) -> str:
@@ -178,7 +183,8 @@ def garbage_somewhere(node: Node, dice: random.Random) -> None:
             return  # one entry less in a list is a change that can be asked for
         bad, left_out = mutate.without(document, path), True
     else:
-        (bad, path), left_out = mutate.garbled(document, dice), False
+        bad, path = mutate.garbled(document, dice)
+        left_out = isinstance(at(bad, path), dict)  # an object with members nobody knows, and without those known
     state = read(node, {uri: bad})
     if state is None:
         return
