@@ -81,8 +81,10 @@ class Walk:
         uri = self._names.canonical
         self._seen.add(uri)
         answer = self._source.read(self._source.base, "base", self._gathered.revision(uri), self._deadline)
+        if answer.gone:
+            raise RegistryError("the registry says that its base document is not there (status 404)")
         self._date = answer.date or self._date
-        if not answer.unchanged and not answer.gone:
+        if not answer.unchanged:
             self._own = own_uri(answer.value, self._source.base)
             self._links = {
                 relation: self._names.known(link, self._source.base, self._own)
@@ -137,7 +139,7 @@ class Walk:
         """Put what was not seen yet into the queue. With `_turn` held once the workers run."""
         before = len(self._queue)
         for uri, kind in found:
-            if uri in self._seen or self._misplaced(uri, kind):
+            if self._misplaced(uri, kind) or uri in self._seen:
                 continue
             if len(self._seen) >= MAX_DOCUMENTS:
                 self._excess = True

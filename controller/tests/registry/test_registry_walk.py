@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from confine.errors import RegistryError
 from confine.registry import walk
 from registry import faults
 from registry.faults import FaultyServer
@@ -183,3 +184,10 @@ def test_a_reference_to_a_document_of_another_kind_harms_nobody_else(
         assert server.base + "templates/3/" in state["docs"]
         assert list(state["problems"]) == [server.base + "slices/3/#template"]
         assert "lies among the slices" in state["problems"][server.base + "slices/3/#template"][0]["message"]
+
+
+def test_a_registry_that_denies_its_base_document_is_one_that_cannot_be_read(node: Any, server: FaultyServer) -> None:
+    node.round()
+    server.faults = {"/api/": gone("base")}
+    with pytest.raises(RegistryError, match="base document is not there"):
+        node.round()
