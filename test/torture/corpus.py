@@ -19,8 +19,15 @@ TODAY = "2026-11-20"
 ROUND_S = 60.0
 
 
+class Gone:
+    """Served instead of a document: that there is none."""
+
+
+GONE = Gone()
+
+
 class Registry(Source):
-    """Answers from `documents` ({URI: value}); `news` are what it serves instead now: values, or bytes as sent.
+    """Answers from `documents` ({URI: value}); `news` are what it serves instead now: values, bytes as sent, `GONE`.
 
     What is no news is unchanged to whom holds it. asked: the URIs read, in any order.
     """
@@ -36,6 +43,8 @@ class Registry(Source):
         self.asked.append(uri)
         if uri in self.news:
             value = self.news[uri]
+            if value is GONE:
+                return Answer(gone=True)
             return Answer(parse(value) if isinstance(value, bytes) else value, "news")
         if revision == "good":
             return Answer(unchanged=True, revision=revision)

@@ -26,9 +26,9 @@ from torture.corpus import TODAY, Seed
 SHARE, ALL = 1000, 50_000  # of each of the two kinds of examples
 # What takes something from a sliver.
 DOWN = {"stop", "unmount", "undeploy", "remove", "release"}
-# Of a sliver's documents, what may take it down (DESIGN: state, sequence numbers, identity, last day).
-OF_SLIVER = ("id", "slice", "node", "set_state", "instance_sn")
-OF_SLICE = ("id", "set_state", "instance_sn", "expires_on")
+# Of a sliver's documents, what may take it down: states, sequence numbers, the last day.
+OF_SLIVER = ("set_state", "instance_sn")
+OF_SLICE = ("set_state", "instance_sn", "expires_on")
 
 
 class Node:
@@ -82,19 +82,35 @@ def assert_told_well(docs: "list[dict[str, Any]]") -> None:
             assert error["message"]
 
 
-def decides(state: dict[str, Any], sliver: Any) -> Any:
-    """All in `state` that may take `sliver` down."""
-    node, docs = state["node"], state["docs"]
-    own = docs.get(sliver.uri, {})
-    slice_uri = own.get("slice", {}).get("uri")
-    slice_ = docs.get(slice_uri, {})
-    defaults = slice_.get("sliver_defaults", {})
+def listed(state: "dict[str, Any]", sliver: Any) -> Any:
+    """What the node's document says of the node as a whole, and of `sliver`."""
+    node = state["node"]
+    refs = [ref for ref in node["slivers"] if ref["uri"] == sliver.uri or (ref["id"] or sliver.key) == sliver.key]
+    return node["set_state"], node["id"], refs, sliver.uri in state["gone"]
+
+
+def asked_of(state: "dict[str, Any]", sliver: Any) -> Any:
+    """States, sequence numbers and last day; None where the documents contradict the list or each other."""
+    docs = state["docs"]
+    own = docs.get(sliver.uri)
+    if own is None or own["id"] != sliver.key or own["node"]["id"] not in (None, sliver.node_id):
+        return None
+    slice_ = docs.get(own["slice"]["uri"])
+    if own["slice"]["uri"] in state["gone"]:
+        return "slice gone"
+    if slice_ is None or slice_["id"] != sliver.slice_id:
+        return None
     return (
-        node["set_state"], node["id"],
-        [ref for ref in node["slivers"] if ref["uri"] == sliver.uri or (ref["id"] or sliver.key) == sliver.key],
-        [own.get(name) for name in OF_SLIVER], [slice_.get(name) for name in OF_SLICE],
-        defaults.get("set_state"), sliver.uri in state["gone"], slice_uri in state["gone"],
+        [own[name] for name in OF_SLIVER], [slice_[name] for name in OF_SLICE], slice_["sliver_defaults"]["set_state"],
     )  # fmt: skip
+
+
+def may_go_down(good: "dict[str, Any]", state: "dict[str, Any]", sliver: Any) -> bool:
+    """Whether anything in `state` asks for less of `sliver` than `good` did. A contradiction does not."""
+    if listed(state, sliver) != listed(good, sliver):
+        return True
+    asked = asked_of(state, sliver)
+    return asked is not None and asked != asked_of(good, sliver)
 
 
 def closure(node: Node, sliver: Any) -> "set[str]":
@@ -121,7 +137,7 @@ def hold_together(node: Node, state: "dict[str, Any]", touched: "set[str]") -> "
     differs(state, node.seed.state)
     asked, made = node.round(state)
     for sliver in node.running:
-        if decides(state, sliver) == decides(node.seed.state, sliver):
+        if not may_go_down(node.seed.state, state, sliver):
             assert not taken_down(made, sliver), (sliver.name, made.sliver_steps[sliver.name])
         if not closure(node, sliver) & touched:
             assert sliver.name not in made.sliver_steps
@@ -213,7 +229,9 @@ def anything_anywhere(node: Node, dice: random.Random) -> None:
     news: dict[str, Any] = {}
     for uri in dice.sample(seed.uris, dice.choice([1, 1, 2, 4])):
         document = seed.registry.documents[uri]
-        if dice.randrange(4) == 0:
+        if dice.randrange(12) == 0:
+            news[uri] = corpus.GONE
+        elif dice.randrange(4) == 0:
             news[uri] = mutate.damaged(mutate.encoded(document), dice)
         else:
             news[uri] = mutate.changed(document, dice, seed.values)
@@ -221,6 +239,9 @@ def anything_anywhere(node: Node, dice: random.Random) -> None:
     if state is not None:
         hold_together(node, state, set(news))
         node.untouched()
+        if list(news.values()) == [corpus.GONE] and kind_of(seed, next(iter(news))) not in ("sliver", "slice"):
+            for member in ("base", "node", "docs"):
+                assert state[member] == seed.state[member]
 
 
 KINDS = {"garbage": garbage_somewhere, "anything": anything_anywhere}
