@@ -98,7 +98,7 @@ def asked_of(state: "dict[str, Any]", sliver: Any) -> Any:
     slice_ = docs.get(own["slice"]["uri"])
     if own["slice"]["uri"] in state["gone"]:
         return "slice gone"
-    if slice_ is None or slice_["id"] != sliver.slice_id:
+    if slice_ is None or slice_["id"] != sliver.slice_id or "sliver_defaults" not in slice_:
         return None
     return (
         [own[name] for name in OF_SLIVER], [slice_[name] for name in OF_SLICE], slice_["sliver_defaults"]["set_state"],
