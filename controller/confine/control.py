@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+import time
 
 from confine.errors import ConfineError
 
@@ -61,7 +62,7 @@ class ControlServer:
 
     def _answer(self, client: socket.socket) -> None:
         try:
-            request = json.loads(_read_line(client, LINE_LIMIT))
+            request = json.loads(_read_line(client, LINE_LIMIT, time.monotonic() + TIMEOUT))
             verb, args = request["verb"], request.get("args", {})
             if not isinstance(verb, str) or not isinstance(args, dict):
                 raise ValueError("verb must be a string and args an object")
@@ -69,6 +70,7 @@ class ControlServer:
             answer = {"ok": False, "error": "the request is not {{verb, args}} in JSON: {}".format(error)}
         else:
             answer = self._run(verb, args)
+        client.settimeout(TIMEOUT)
         client.sendall(json.dumps(answer).encode() + b"\n")
 
     def _run(self, verb: str, args: "dict[str, Any]") -> "dict[str, Any]":
@@ -94,7 +96,7 @@ def ask(path: str, verb: str, args: "dict[str, Any] | None" = None, timeout: flo
         try:
             client.connect(path)
             client.sendall(json.dumps({"verb": verb, "args": args or {}}).encode() + b"\n")
-            answer = json.loads(_read_line(client, ANSWER_LIMIT))
+            answer = json.loads(_read_line(client, ANSWER_LIMIT, time.monotonic() + timeout))
         except (OSError, ValueError) as error:
             raise ConfineError(
                 "the daemon does not answer on {} ({}): is it running? /etc/init.d/confine start".format(path, error)
@@ -104,14 +106,20 @@ def ask(path: str, verb: str, args: "dict[str, Any] | None" = None, timeout: flo
     return answer["result"]
 
 
-def _read_line(client: socket.socket, limit: int) -> bytes:
+def _read_line(client: socket.socket, limit: int, end: float) -> bytes:
+    """All up to the first line end, or to the end of what is sent. OSError after `end` (monotonic seconds)."""
     parts = []
     size = 0
     while True:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no whole line in time")
+        client.settimeout(left)
         part = client.recv(65536)
-        parts.append(part)
+        line, newline, _ = part.partition(b"\n")
+        parts.append(line)
         size += len(part)
-        if not part or part.endswith(b"\n"):
+        if newline or not part:
             return b"".join(parts)
         if size > limit:
             raise ValueError("a line of over {} bytes".format(limit))

@@ -1,9 +1,12 @@
 """What cannot be observed and must survive: bookings, the last boot_sn carried out, people's decisions.
 
 Each is a small JSON file below `Paths.journal`, replaced as a whole. A damaged file is set aside and named; what
-it held is rebuilt from what is observed, as far as that goes.
+it held is rebuilt from what is observed, as far as that goes. A checksum goes with the content: a digit that flipped
+in a boot number would have the node reboot, one in a sliver's number would move its ids and addresses.
 """
 
+import hashlib
+import json
 import os
 import threading
 
@@ -76,24 +79,49 @@ class Journal:
         """Keep `boot_sn` as carried out. Must be durable before the reboot it stands for: a node reboots once."""
         if self.boot_sn_done != boot_sn:
             self._boot = {"boot_sn": boot_sn}
-            durable.write_json(os.path.join(self._paths.journal, BOOT), self._boot)
+            self._write(BOOT, self._boot)
 
     def _change(self, bookings: "dict[str, Booking]") -> None:
         docs = [bookings[name].as_doc() for name in sorted(bookings)]
         try:
-            durable.write_json(os.path.join(self._paths.journal, BOOKINGS), docs)
+            self._write(BOOKINGS, docs)
         except OSError as error:
             raise StepError("the bookings could not be written to {}: {}".format(self._paths.journal, error))
         self._bookings = bookings
 
+    def _write(self, name: str, content: "Any") -> None:
+        durable.write_json(os.path.join(self._paths.journal, name), {"content": content, "sha256": checksum(content)})
+
     def _load(self, name: str) -> "Any":
         path = os.path.join(self._paths.journal, name)
         try:
-            return durable.read_json(path)
+            kept = durable.read_json(path)
+            if kept is None and not os.path.lexists(path):
+                return None
+            if isinstance(kept, list) or (isinstance(kept, dict) and list(kept) == ["boot_sn"]):
+                return kept  # as it was written before there were checksums
+            if not isinstance(kept, dict) or kept.get("sha256") != checksum(kept.get("content")):
+                raise ValueError("its checksum is wrong")
+            return kept.get("content")
         except (ValueError, OSError) as error:
-            self.problems.append("{} is damaged ({}) and was set aside; rebuilt from what is found".format(path, error))
-            durable.set_aside(path)
+            self.problems.append(
+                "{} is damaged ({}){}; rebuilt from what is found".format(path, error, _set_aside(path))
+            )
             return None
+
+
+def checksum(content: "Any") -> str:
+    """The sha256 of `content` as JSON with sorted members, as hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _set_aside(path: str) -> str:
+    """What became of the damaged file, for a message. Where it cannot be moved, it is written over in time."""
+    try:
+        durable.set_aside(path)
+    except OSError as error:
+        return " and cannot be set aside ({})".format(error.strerror)
+    return " and was set aside"
 
 
 def _bookings(docs: "Any") -> "dict[str, Booking]":

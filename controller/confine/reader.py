@@ -43,6 +43,7 @@ class Reader:
         self.last_try: float | None = None
         self.last_read: float | None = None
         self.error: str | None = problem
+        self._index_error = ""
         self._due = threading.Condition()
         self._asked = True
         self._closed = False
@@ -97,6 +98,9 @@ class Reader:
             self._log.info("registry", "documents changed: {} held".format(len(state["docs"]) + 2))
         if self.error is not None:
             self._log.info("registry", "is read again")
+        if self._registry.index_error != self._index_error:
+            self._index_error = self._registry.index_error
+            self._log.info("registry", self._index_error or "its index of this node is followed again")
         self.state = state
         self.last_read = time.time()
         self.error = None

@@ -70,3 +70,7 @@ def test_a_socket_left_by_a_killed_daemon_is_replaced(path, tmp_path):
     server = ControlServer(left, handle)
     assert ask(left, "status")
     server.close()
+
+
+def test_the_first_line_is_the_request_whatever_follows(path):
+    assert '"ok": true' in raw(path, b'{"verb": "status"}\n{"verb"')

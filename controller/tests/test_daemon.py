@@ -92,3 +92,11 @@ def test_an_absent_or_broken_file_is_told_with_its_path(tmp_path, text, words):
     with pytest.raises(SettingsError, match=words) as caught:
         uci.load("confine", str(tmp_path))
     assert str(tmp_path / "confine") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"config node 'node'\n\toption id '\xba'\n", b"config node '\xcd'\n", b"\xba 'x'\n"])
+def test_a_configuration_that_is_no_text_is_one_that_cannot_be_read(tmp_path, text):
+    pytest.importorskip("uci", reason="pyuci was not built: make setup")
+    (tmp_path / "confine").write_bytes(text)
+    with pytest.raises(SettingsError, match="malformed"):
+        uci.load("confine", str(tmp_path))

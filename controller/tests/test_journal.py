@@ -84,3 +84,47 @@ def test_a_full_disk_is_a_failed_step_and_keeps_the_bookings(paths, monkeypatch)
     with pytest.raises(StepError, match="No space"):
         book(journal, "second", 2)
     assert list(journal.bookings()) == ["first"]
+
+
+def test_a_file_of_an_earlier_version_is_read(paths):
+    os.makedirs(paths.journal)
+    with open(os.path.join(paths.journal, "bookings.json"), "w") as handle:
+        handle.write('[{"disk_mib":128,"key":"5@1","memory_mib":64,"name":"sliver","nr":7}]')
+    with open(os.path.join(paths.journal, "boot.json"), "w") as handle:
+        handle.write('{"boot_sn":4}')
+    journal = Journal(paths)
+    assert journal.problems == []
+    assert journal.bookings() == {"sliver": Booking("5@1", "sliver", 7, 64, 128)}
+    assert journal.boot_sn_done == 4
+
+
+def test_a_digit_that_flipped_is_not_believed(paths):
+    """A lower boot number would have the node reboot; another sliver number would move ids and addresses."""
+    journal = Journal(paths)
+    journal.record_boot_sn(6)
+    book(journal, "sliver", 7)
+    for name, old, new in (("boot.json", b":6", b":4"), ("bookings.json", b'"nr":7', b'"nr":3')):
+        file = os.path.join(paths.journal, name)
+        with open(file, "rb") as handle:
+            content = handle.read()
+        with open(file, "wb") as handle:
+            handle.write(content.replace(old, new))
+    journal = Journal(paths)
+    assert journal.boot_sn_done is None
+    assert journal.bookings() == {}
+    assert len(journal.problems) == 2
+    assert "its checksum is wrong" in journal.problems[0]
+
+
+def test_a_damaged_file_that_cannot_be_moved_stops_nothing(paths, monkeypatch):
+    book(Journal(paths), "sliver", 7)
+    with open(os.path.join(paths.journal, "bookings.json"), "w") as handle:
+        handle.write("{")
+
+    def read_only(path):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("confine.durable.set_aside", read_only)
+    journal = Journal(paths)
+    assert journal.bookings() == {}
+    assert "cannot be set aside (Read-only file system)" in journal.problems[0]

@@ -22,6 +22,7 @@ class FakeRegistry:
         self.answers = []
         self.fetcher = None
         self.retries = 0
+        self.index_error = ""
 
     def refresh(self, previous, deadline):
         answer = self.answers.pop(0) if self.answers else (previous, False)

@@ -5,9 +5,10 @@ What the files leave out is filled in: `uri` and `id`, the lists that follow fro
 """
 
 import datetime
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 KINDS = {
@@ -22,6 +23,7 @@ KINDS = {
     "hosts": "host",
 }
 BASE = "base"
+INDEX = "x-node-index"
 ROLES = ("is_group_admin", "is_node_admin", "is_slice_admin")
 
 
@@ -158,6 +160,53 @@ class Testbed:
                     return record
         raise Broken(f"{os.path.join(self.path, name)}.json: there is no {file}.json in {self.files}; build it first")
 
+    def needed(self, number: int, base: str) -> Iterator[tuple[str, Any]]:
+        """(URI, document or None if there is none) of all that the node `number` reads, itself included."""
+        yield base, self.base(base)
+        every = self.numbers("servers")
+        yield f"{base}servers/", [self.document("servers", server, base) for server in every]
+        seen: set[str] = set()
+        queue = [f"{base}nodes/{number}/"]
+        while queue:
+            uri = queue.pop()
+            collection, _, rest = uri.removeprefix(base).partition("/")
+            if uri in seen or collection not in KINDS:
+                continue
+            seen.add(uri)
+            try:
+                document = self.document(collection, int(rest.rstrip("/")), base)
+            except Missing:
+                yield uri, None
+                continue
+            yield uri, document
+            queue += [ref["uri"] for ref in followed(collection, document) if ref and ref["uri"]]
+
+    def index(self, number: int, base: str, encode: "Callable[[Any], bytes]") -> dict[str, Any]:
+        """The index of a node's documents (docs/developer/registry-index.md). encode: a document as it is served."""
+        return {
+            "uri": f"{base}{INDEX}/{number}/",
+            "node": self._reference("nodes", number, base),
+            "documents": [
+                {"uri": uri, "revision": None if document is None else hashlib.md5(encode(document)).hexdigest()}
+                for uri, document in self.needed(number, base)
+            ],
+        }
+
+
+def followed(collection: str, document: dict[str, Any]) -> list[Any]:
+    """The references in a document that a node follows."""
+    if collection == "nodes":
+        addresses = (document.get("tinc") or {}).get("addresses", [])
+        islands = [document.get("island"), *(address.get("island") for address in addresses)]
+        return [*document["slivers"], document["group"], *islands]
+    if collection == "slivers":
+        return [document["slice"], document["template"]]
+    if collection == "slices":
+        return [document["group"], document["sliver_defaults"]["template"]]
+    if collection == "groups":
+        return [role["user"] for role in document["user_roles"] if any(role.get(name) for name in ROLES)]
+    return []
+
 
 def load(path: str) -> Any:
     """The JSON in a file. `Broken` with file and line if it is none (say, half edited)."""
@@ -173,7 +222,8 @@ def load(path: str) -> Any:
 def export(testbed: Testbed, directory: str, base: str) -> None:
     """Write the documents as a directory for any static web host: `<directory>/api/<path>/index.json`.
 
-    base: the URI the documents shall say, ending in "api/".
+    base: the URI the documents shall say, ending in "api/". The nodes' indexes are written last: an index must
+    not be newer than the documents it speaks of.
     """
     write(os.path.join(directory, "api"), testbed.base(base))
     for collection in KINDS:
@@ -181,10 +231,25 @@ def export(testbed: Testbed, directory: str, base: str) -> None:
         write(os.path.join(directory, "api", collection), documents)
         for document in documents:
             write(os.path.join(directory, "api", document["uri"][len(base) :]), document)
+    for number in testbed.numbers("nodes"):
+        write(os.path.join(directory, "api", INDEX, str(number)), testbed.index(number, base, as_file))
 
 
 def write(directory: str, value: Any) -> None:
-    """Put `value` into the directory's index.json."""
+    """Put `value` into the directory's index.json, as a whole; one that says so already is left as it is."""
     os.makedirs(directory, exist_ok=True)
-    with open(os.path.join(directory, "index.json"), "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
+    path, content = os.path.join(directory, "index.json"), as_file(value)
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content:
+                return
+    except FileNotFoundError:
+        pass
+    with open(path + ".new", "wb") as file:
+        file.write(content)
+    os.replace(path + ".new", path)
+
+
+def as_file(value: Any) -> bytes:
+    """A document as it stands in its file."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode()

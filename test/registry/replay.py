@@ -34,6 +34,15 @@ class Recording:
             records: list[dict[str, Any]] = json.load(file)["responses"]
         return [record for record in records if record["method"] == "GET"]
 
+    def records(self, step: str) -> list[dict[str, Any]]:
+        """All recorded GETs of a step."""
+        return self._records[step]
+
+    def body(self, record: dict[str, Any]) -> bytes:
+        """The body of a recorded answer."""
+        with open(os.path.join(self._path, record["body_file"]), "rb") as file:
+            return file.read()
+
     def answer(self, path: str, fields: dict[str, str]) -> bytes:
         """The bytes the original sent for this request, or for one that it answers in the same way."""
         self.asked.append(path)
@@ -53,10 +62,7 @@ class Recording:
 
     def _bytes(self, record: dict[str, Any]) -> bytes:
         head = "\r\n".join([record["status_line"], *(f"{name}: {value}" for name, value in record["headers"])])
-        body = b""
-        if record["body_file"]:
-            with open(os.path.join(self._path, record["body_file"]), "rb") as file:
-                body = file.read()
+        body = self.body(record) if record["body_file"] else b""
         return head.encode() + b"\r\n\r\n" + body
 
 

@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 
 if not __package__:  # started as a script
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from registry.documents import BASE, KINDS, Broken, Missing, Testbed, export
+from registry.documents import BASE, INDEX, KINDS, Broken, Missing, Testbed, export
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RELATION = "http://confine-project.eu/rel/registry/"
 PROFILE = "http://confine-project.eu/schema/registry/v1/"
 ITEM = re.compile(r"/api/([a-z]+)/([0-9]+)/")
 LIST = re.compile(r"/api/([a-z]+)/")
+NODE_INDEX = re.compile(rf"/api/{INDEX}/([0-9]+)/")
 MIN_COMPRESSED = 200  # bytes; shorter bodies are sent as they are
 CHUNK = 256 * 1024
 PATIENCE_S = 60.0
@@ -50,16 +51,25 @@ def json_type(profile: str) -> str:
     return f'application/json; profile="{PROFILE}{profile}"'
 
 
+def encoded(value: Any) -> bytes:
+    """A document as it is sent."""
+    return json.dumps(value).encode()
+
+
 def html(status: int, text: str) -> Reply:
     """What the original answers for paths it does not know and when it fails, whatever Accept says."""
     return Reply(status, "text/html; charset=utf-8", f"<!DOCTYPE html><html><h1>{text}</h1>{' ' * 200}</html>".encode())
 
 
 class Registry:
-    """What is answered, apart from how it is sent. `say` prints what a person should know."""
+    """What is answered, apart from how it is sent. `say` prints what a person should know.
 
-    def __init__(self, testbed: Testbed, say: Callable[[str], None]) -> None:
+    index: whether nodes are offered an index of their documents, which the original does not.
+    """
+
+    def __init__(self, testbed: Testbed, say: Callable[[str], None], index: bool = True) -> None:
         self.testbed = testbed
+        self.index = index
         self._say = say
         self._lock = threading.Lock()
         self._broken: set[str] = set()
@@ -93,7 +103,13 @@ class Registry:
         links = [(base, "base")]
         if path == "/api/":
             links += [(f"{base}{name}/", f"{kind}-list") for name, kind in KINDS.items()]
+            links += [(f"{base}{INDEX}/", INDEX)] if self.index else []
             return self._reply(self.testbed.base(base), BASE, links)
+        of_node = NODE_INDEX.fullmatch(path)
+        if of_node and self.index:
+            number = int(of_node[1])
+            self.testbed.raw(f"nodes/{number}")  # Missing if there is no such node
+            return self._reply(self.testbed.index(number, base, encoded), INDEX, links)
         if item and item[1] in KINDS:
             links.append((f"{base}{item[1]}/", f"{KINDS[item[1]]}-list"))
             return self._reply(self.testbed.document(item[1], int(item[2]), base), KINDS[item[1]], links)
@@ -106,7 +122,7 @@ class Registry:
     @staticmethod
     def _reply(value: Any, profile: str, links: list[tuple[str, str]]) -> Reply:
         link = ", ".join(f'<{uri}>; rel="{RELATION}{relation}"' for uri, relation in links)
-        return Reply(200, json_type(profile), json.dumps(value).encode(), [("Link", link)])
+        return Reply(200, json_type(profile), encoded(value), [("Link", link)])
 
     def _complain(self, text: str) -> None:
         with self._lock:
@@ -307,6 +323,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--address", default="127.0.0.1", help="to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8443)
     parser.add_argument("--plain-http", action="store_true", help="no TLS")
+    parser.add_argument("--no-index", action="store_true", help="offer nodes no index of their documents")
     parser.add_argument("--http10", action="store_true", help="one request a connection, like the original by itself")
     parser.add_argument("--export", metavar="DIR", help="write the documents for a static web host, and end")
     parser.add_argument("--base", default="https://registry.example.net/api/", help="base URI of exported documents")
@@ -323,7 +340,7 @@ def main() -> None:
     cert = key = None
     if not args.plain_http:
         cert, key = make_certificate(args.state, ["10.0.2.2", "127.0.0.1", "::1", "localhost", *args.name])
-    registry = Registry(testbed, lambda text: print("registry:", text, flush=True))
+    registry = Registry(testbed, lambda text: print("registry:", text, flush=True), not args.no_index)
     with Server(registry, args.address, args.port, cert, key, not args.http10) as server:
         print("registry:", server.base, flush=True)
         try:

@@ -25,7 +25,8 @@ def load(config: str, directory: str = "/etc/config") -> "dict[str, dict[str, An
         return {name: _section(handle, config, name, options) for name, options in sections.items()}
     except uci.UciExceptionNotFound:
         raise SettingsError(where + " is missing: install the package's default or restore it")
-    except uci.UciException as error:
+    except (uci.UciException, UnicodeDecodeError, SystemError) as error:
+        # Where a text is not UTF-8, pyuci raises UnicodeDecodeError, or leaves it pending, which is a SystemError.
         raise SettingsError("{} is malformed ({}): correct it, `uci show {}` tells where".format(where, error, config))
 
 

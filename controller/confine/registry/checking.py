@@ -1,7 +1,7 @@
 """Documents as they came, held against their schema and named as the node names them."""
 
 from confine.core.documents import SCHEMAS
-from confine.core.schema import check
+from confine.core.schema import check, printable, uri_like
 from confine.core.uris import join
 from confine.errors import RegistryError
 from confine.registry.uris import Names
@@ -51,15 +51,20 @@ def check_document(kind: str, value: "Any", uri: str, names: Names, own: "str | 
 def check_list(kind: str, value: "Any", uri: str, names: Names, own: "str | None") -> "list[Checked]":
     """The documents of `kind` in the list `value`, fetched as `uri`. RegistryError if it is no usable list.
 
-    An item that is unusable is named by its URI, or by its place in the list where it has none.
+    An item has to lie below the list, or one that calls itself a sliver would take that sliver's place. One that is
+    unusable is named by its URI, or by its place in the list where it has none that can be used.
     """
     if not isinstance(value, list) or len(value) > MAX_ITEMS:
         raise RegistryError("the document is not a list of at most {} items".format(MAX_ITEMS))
     found: dict[str, Checked] = {}
     for nr, item in enumerate(value):
         said = item.get("uri") if isinstance(item, dict) else None
-        known = isinstance(said, str) and 0 < len(said) <= 2048
+        # What is no URI must not become a name: a lone surrogate, say, could not be kept on disk.
+        known = isinstance(said, str) and 0 < len(said) <= 2048 and printable(said) and uri_like(said)
         name = names.known(said, uri, own) if known and isinstance(said, str) else "{}#/{}".format(uri, nr)
         checked = check_document(kind, item, name, names, own)
+        if not checked.uri.startswith(uri):
+            failure = "the item says it is {}, which is not below the list".format(checked.uri[:200])
+            checked = Checked("{}#/{}".format(uri, nr), None, [], failure)
         found.setdefault(checked.uri, checked)
     return list(found.values())

@@ -7,10 +7,10 @@ from confine.errors import RegistryError
 from confine.paths import Paths
 from confine.registry import directory, state, uris
 from confine.registry.download import Fetcher
+from confine.registry.index import Rounds
 from confine.registry.sources import HttpSource, Source
 from confine.registry.transport import Transport
 from confine.registry.uris import Names
-from confine.registry.walk import Walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,14 @@ JITTER = 0.25  # of the pause, either way: nodes that lost their registry togeth
 
 
 class Address:
-    """One configured address of the registry, and how it did lately. retry_at: monotonic seconds."""
+    """One configured address of the registry, and how it did lately. retry_at: monotonic seconds.
+
+    rounds: what is known from round to round, made with the first one.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.rounds: Rounds | None = None
         self.failures = 0
         self.retry_at = 0.0
         self.error = ""
@@ -83,19 +87,25 @@ class Registry:
             now = time.monotonic()
             if now < address.retry_at:
                 continue
-            walk = Walk(address.source, names, node_id, before, deadline)
+            address.rounds = address.rounds or Rounds(address.source, names, node_id)
             try:
-                found = walk.run()
+                found, healthy = address.rounds.run(before, deadline)
             except RegistryError as error:
                 address.failed(str(error), now)
                 continue
             address.answered()
-            if walk.healthy:
+            if healthy:
                 return found, state.differs(found, previous)
             partial = partial or found
         if partial is None:
             raise RegistryError("no registry could be read: " + "; ".join(self._errors()))
         return partial, state.differs(partial, previous)
+
+    @property
+    def index_error(self) -> str:
+        """Why the index that the registry offers is not followed, or ""."""
+        errors = [address.rounds.error for address in self._addresses if address.rounds is not None]
+        return next((error for error in errors if error), "")
 
     def retry(self) -> None:
         """Try all addresses at the next `refresh()`, without waiting for their pauses to end."""

@@ -33,6 +33,9 @@ MAX_DOCUMENTS = 4000
 MAX_UNREACHABLE = 3
 ADMIN_ROLES = ("is_group_admin", "is_node_admin", "is_slice_admin")
 LISTS = {"server-list": "server"}
+# Where the documents of a kind are if no Link says otherwise.
+PLACES = {"node": "nodes/", "sliver": "slivers/", "slice": "slices/", "template": "templates/", "group": "groups/",
+          "user": "users/", "island": "islands/", "server": "servers/", "host": "hosts/"}  # fmt: skip
 CAN_BE_GONE = ("sliver", "slice")
 
 
@@ -78,8 +81,10 @@ class Walk:
         uri = self._names.canonical
         self._seen.add(uri)
         answer = self._source.read(self._source.base, "base", self._gathered.revision(uri), self._deadline)
+        if answer.gone:
+            raise RegistryError("the registry says that its base document is not there (status 404)")
         self._date = answer.date or self._date
-        if not answer.unchanged and not answer.gone:
+        if not answer.unchanged:
             self._own = own_uri(answer.value, self._source.base)
             self._links = {
                 relation: self._names.known(link, self._source.base, self._own)
@@ -134,7 +139,7 @@ class Walk:
         """Put what was not seen yet into the queue. With `_turn` held once the workers run."""
         before = len(self._queue)
         for uri, kind in found:
-            if uri in self._seen:
+            if self._misplaced(uri, kind) or uri in self._seen:
                 continue
             if len(self._seen) >= MAX_DOCUMENTS:
                 self._excess = True
@@ -144,6 +149,20 @@ class Walk:
         new = len(self._queue) - before
         if new:
             self._turn.notify(new + 1)  # one of those that wait is `_crawl`
+
+    def _misplaced(self, uri: str, kind: str) -> bool:
+        """Whether `uri` lies among the documents of another kind. Read as what it is not, a slice that somebody's
+        sliver names as its template would be lost to its own slivers."""
+        if kind in LISTS:
+            return False
+        for other, usual in PLACES.items():
+            if other != kind and uri.startswith(self._collection(other + "-list", usual)):
+                name = uri + "#" + kind
+                if name not in self._seen:
+                    self._seen.add(name)
+                    self._gathered.note(name, "is referred to as a {}, but lies among the {}s".format(kind, other))
+                return True
+        return False
 
     # -- one document -----------------------------------------------------------------------------------------------
 

@@ -67,13 +67,20 @@ def said() -> Said:
 
 @pytest.fixture
 def serve(documents: Documents, said: Said) -> Iterator[Callable[..., FaultyServer]]:
-    """Starts example registries on the test's documents: serve(cert, key, keep_alive=, address=)."""
+    """Starts example registries on the test's documents: serve(cert, key, keep_alive=, address=, index=).
+
+    index: they offer nodes an index. Off where faults are put in path by path, of which an index would not tell.
+    """
     with contextlib.ExitStack() as stack:
 
         def start(
-            cert: str | None = None, key: str | None = None, keep_alive: bool = True, address: str = "127.0.0.1"
+            cert: str | None = None,
+            key: str | None = None,
+            keep_alive: bool = True,
+            address: str = "127.0.0.1",
+            index: bool = False,
         ) -> FaultyServer:
-            answers = Answers(Testbed(documents.path, documents.files), said.append)
+            answers = Answers(Testbed(documents.path, documents.files), said.append, index)
             server = FaultyServer(answers, address, 0, cert, key, keep_alive)
             server.faults = {}
             stack.enter_context(server)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from confine.errors import RegistryError
+from confine.paths import Paths
+from confine.registry import store
 from registry import faults
 from registry.faults import Fault, FaultyServer
 
@@ -368,3 +370,28 @@ def test_a_registry_that_was_never_read_is_an_empty_state_not_an_order_to_remove
 def test_a_certificate_file_that_is_not_there_is_named(client: Callable[..., Any], server: FaultyServer) -> None:
     with pytest.raises(RegistryError, match="cannot be read"):
         client([server.base], "/nonexistent/registry.crt").round()
+
+
+@pytest.mark.parametrize("uri", ["\\ud800", "x y", "a\\u0000b", 7])
+def test_an_item_of_a_list_whose_uri_is_none_is_named_by_its_place(
+    uri: Any, node: Any, server: FaultyServer, tmp_path: Any
+) -> None:
+    """And the rest is kept: a name with a lone surrogate in it made the whole state impossible to write."""
+    said = json.dumps(uri) if isinstance(uri, int) else '"' + uri + '"'
+    item = '{"uri": ' + said + ', "id": "none"}'
+    server.faults = {"/api/servers/": faults.document("resource-list", ("[" + item + "]").encode())}
+    state, _ = node.round()
+    assert server.base + "servers/#/0" in state["problems"]
+    store.save(Paths(data=str(tmp_path / "kept")), state)
+    assert store.load(Paths(data=str(tmp_path / "kept"))) == (state, None)
+
+
+def test_an_item_of_a_list_cannot_take_the_place_of_a_sliver(node: Any, server: FaultyServer, documents: Any) -> None:
+    good, _ = node.round()
+    sliver = server.base + "slivers/1/"
+    posing = {**documents.read("servers/1"), "uri": sliver, "id": 1}
+    server.faults = {"/api/servers/": faults.document("resource-list", json.dumps([posing]).encode())}
+    state, _ = node.round()
+    assert state["docs"][sliver] == good["docs"][sliver]
+    assert list(state["problems"]) == [server.base + "servers/#/0"]
+    assert "not below the list" in state["problems"][server.base + "servers/#/0"][0]["message"]

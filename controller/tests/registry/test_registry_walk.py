@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from confine.errors import RegistryError
 from confine.registry import walk
 from registry import faults
 from registry.faults import FaultyServer
@@ -169,3 +170,24 @@ def test_a_fault_of_the_client_itself_in_one_document_keeps_it_and_reads_the_oth
     assert state["docs"][server.base + "slices/1/"] == good["docs"][server.base + "slices/1/"]
     assert state["docs"][server.base + "slivers/1/"]["description"] == "new"
     assert "oops" in state["problems"][server.base + "slices/1/"][0]["message"]
+
+
+def test_a_reference_to_a_document_of_another_kind_harms_nobody_else(
+    node: Any, server: FaultyServer, documents: Any
+) -> None:
+    """Read as a template, slice 3 would not lead to its own template any more, and its slivers could not start."""
+    good, _ = node.round()
+    documents.edit("slivers/1", template="@slices/3")
+    for _ in range(2):
+        state, _ = node.round()
+        assert state["docs"][server.base + "slices/3/"] == good["docs"][server.base + "slices/3/"]
+        assert server.base + "templates/3/" in state["docs"]
+        assert list(state["problems"]) == [server.base + "slices/3/#template"]
+        assert "lies among the slices" in state["problems"][server.base + "slices/3/#template"][0]["message"]
+
+
+def test_a_registry_that_denies_its_base_document_is_one_that_cannot_be_read(node: Any, server: FaultyServer) -> None:
+    node.round()
+    server.faults = {"/api/": gone("base")}
+    with pytest.raises(RegistryError, match="base document is not there"):
+        node.round()
