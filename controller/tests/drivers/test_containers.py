@@ -29,7 +29,8 @@ def container(**changes):
     values = {
         "name": NAME, "root": "/run/confine/mounts/slivers/" + NAME + "/root", "id_base": 0x1070000,
         "template_type": "generic", "memory_mib": 64, "console_log": "/srv/confine/slivers/" + NAME + "/console.log",
-        "seccomp": "/usr/lib/confine/share/sliver.seccomp", "port_script": "/usr/lib/confine/share/isolate-port", "apparmor": False,
+        "seccomp": "/usr/lib/confine/share/sliver.seccomp", "port_script": "/usr/lib/confine/share/isolate-port",
+        "apparmor": False,
         "interfaces": [private()],
     }  # fmt: skip
     return Container(**{**values, **changes})
@@ -192,3 +193,11 @@ def test_the_seccomp_policy_and_the_capabilities_agree_with_what_is_checked():
         pytest.skip("there are no kernel headers on this machine")
     kernel = {words[1][4:].lower(): int(words[2]) for words in (line.split() for line in found.stdout.splitlines())}
     assert {name: kernel[name] for name in lxcconfig.CAPABILITIES} == lxcconfig.CAPABILITIES
+
+
+def test_a_program_that_ends_is_noticed_at_once_and_one_that_does_not_is_killed():
+    quick = subprocess.Popen(["sh", "-c", "exit 3"])
+    assert containers.ended(quick, 20) == 3
+    stuck = subprocess.Popen(["sleep", "60"])
+    assert containers.ended(stuck, 0.05) is None
+    assert stuck.returncode == -9
