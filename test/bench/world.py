@@ -155,7 +155,8 @@ class World:
         """Start the daemon."""
         where = os.pathsep.join([os.path.join(ROOT, "controller"), BINDING])
         path = "/run/bench/bin:" + os.environ["PATH"]
-        environment = {**os.environ, "PYTHONPATH": where, "PATH": path, "PYTHONPYCACHEPREFIX": "/run/bench/bytecode"}
+        environment = {**os.environ, **started_with(), "PYTHONPATH": where, "PATH": path}
+        environment["PYTHONPYCACHEPREFIX"] = "/run/bench/bytecode"
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the image has byte code
         return subprocess.Popen(argv, env=environment, stdout=stdout, stderr=subprocess.DEVNULL)
 
@@ -179,6 +180,13 @@ class World:
         except TimeoutError:
             with open(self.paths.log) as file:
                 raise TimeoutError("not settled: " + "".join(file.readlines()[-15:]))
+
+
+def started_with() -> dict[str, str]:
+    """The environment that the init script gives the daemon."""
+    with open(os.path.join(ROOT, "files", "etc", "init.d", "confine")) as file:
+        words = re.findall(r"^\tprocd_set_param env (.*)$", file.read(), re.M)[0].split()
+    return dict(word.split("=", 1) for word in words)
 
 
 def note(text: str) -> None:
