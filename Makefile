@@ -14,6 +14,8 @@ SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\
 
 ONCE ?= 0
 export ONCE
+ARGS ?=
+ONLY ?=
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 
@@ -52,6 +54,9 @@ format: build/stamp/venv ## put the sources in their usual form
 image: build/stamp/uci ## the reference image and the example testbed's templates
 	@$(SUDO) $(PYTHON) firmware/reference/build.py
 	@$(SUDO) $(PYTHON) test/registry/templates.py
+
+bench: image ## what it costs, beside the same done by hand (ONLY=name: one figure); nothing fails for being slow
+	@$(SUDO) env ONLY="$(ONLY)" $(PYTHON) test/bench/run.py
 
 clean: ## remove what was made, but the downloads
 	$(SUDO) rm -rf build .venv

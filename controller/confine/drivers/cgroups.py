@@ -17,15 +17,25 @@ PIVOT = "confine-pivot"  # where LXC's monitors go to die, so that they can remo
 INNER = "sliver"
 
 POLL_S = 0.02
+READ = 4096  # most kernel files are a line; /proc gives no more than a page or so at a time
 
 
 def read(path: str) -> "str | None":
     """The text of a kernel file without its last newline; None if it is not there (any more)."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read().rstrip("\n")
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a round reads some files of each sliver: no file objects
     except OSError:
         return None
+    try:
+        content = piece = os.read(handle, READ)
+        while piece:  # the kernel may give less than there is
+            piece = os.read(handle, READ)
+            content += piece
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return content.decode("ascii", "replace").rstrip("\n")
 
 
 def write(path: str, text: str) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from confine.drivers.cache import Cache
     from confine.paths import Paths
 
+    Stamp = tuple[int, int, int, int]
+
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 IMAGE = "disk.img"
 ALLOCATION = "allocation.json"
@@ -58,12 +60,16 @@ class Storage:
         self._resolver = resolver
         self._reserve = reserve_mib * MIB
         self._seen: "dict[str, mounts.Mount] | None" = None
+        # Documents read in this round and the one before, {path: (stamp, document)}: unchanged ones are not read again.
+        self._read: "dict[str, tuple[Stamp, dict[str, Any] | None]]" = {}
+        self._read_before: "dict[str, tuple[Stamp, dict[str, Any] | None]]" = {}
 
     # ---- observing -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> None:
         """Read the kernel's mounts once, for the `names` and `observe` calls of this round."""
         self._seen = mounts.read()
+        self._read, self._read_before = {}, self._read
 
     def names(self) -> "list[str]":
         """Every sliver that has a directory, mount point or mount."""
@@ -75,11 +81,27 @@ class Storage:
         table = self._seen if self._seen is not None else mounts.read()
         return SliverObserved(
             name,
-            allocation=_document(self._paths.sliver(name, ALLOCATION)),
-            deployment=_document(self._paths.sliver(name, DEPLOYMENT)),
+            allocation=self._seen_document(self._paths.sliver(name, ALLOCATION)),
+            deployment=self._seen_document(self._paths.sliver(name, DEPLOYMENT)),
             formatted=_has_file_system(self._paths.sliver(name, IMAGE)),
             mounted=all(self._layers.point(name, layer) in table for layer in LAYERS),
         )
+
+    def _seen_document(self, path: str) -> "dict[str, Any] | None":
+        """As `_document`; within rounds one that is still the same file, as `durable` replaces them, is not read
+        again. Not to be changed by who gets it."""
+        if self._seen is None:
+            return _document(path)
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        known = self._read_before.get(path)
+        if known is None or known[0] != stamp:
+            known = (stamp, _document(path))
+        self._read[path] = known
+        return known[1]
 
     def disk_mib(self) -> "tuple[int, int]":
         """(size, free) of the data partition, MiB."""

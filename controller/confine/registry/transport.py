@@ -77,7 +77,7 @@ class Transport:
     def open(self, uri: str, fields: "dict[str, str]", deadline: float) -> "tuple[Connection, Head]":
         """Ask for `uri` and read the head of the answer. The caller gives the connection back, or closes it."""
         where = uris.place(uri)
-        connection = self._take(uris.origin(uri))
+        connection = self._take(uris.origin_of(where))
         if connection is not None:
             try:
                 return connection, connection.ask(where.path, fields, deadline)

@@ -26,9 +26,10 @@ else:
 
 PORTS = {"http": 80, "https": 443}
 # What may stand in a request line as it is; all else is escaped. "%" stays, since URIs come escaped.
-PLAIN = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&'()*+,;=%",
-)
+PLAIN_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&'()*+,;=%"
+PLAIN = frozenset(PLAIN_BYTES)
+# What no host or port has in it: blanks and control characters.
+UNUSABLE = frozenset([chr(code) for code in range(33)] + ["\x7f"])
 
 
 def place(uri: str) -> Place:
@@ -55,7 +56,7 @@ def _host_and_port(authority: str, uri: str, default: int) -> "tuple[str, int]":
         host, _, port = authority.partition(":")
         known = True
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else (default if not port else -1)
-    bad = not host or "@" in authority or any(char <= " " or char == "\x7f" for char in authority)
+    bad = not host or "@" in authority or not UNUSABLE.isdisjoint(authority)
     if bad or not known or not 0 < number < 65536:
         raise RegistryError("the URI {!r} cannot be fetched: its host or port is not usable".format(uri[:200]))
     return host.lower(), number
@@ -63,7 +64,11 @@ def _host_and_port(authority: str, uri: str, default: int) -> "tuple[str, int]":
 
 def origin(uri: str) -> str:
     """Scheme, host and port of an http(s) URI as one normal text, "https://[fd00::2]:443"."""
-    where = place(uri)
+    return origin_of(place(uri))
+
+
+def origin_of(where: Place) -> str:
+    """As `origin`, of a URI taken apart."""
     return "{}://{}:{}".format(where.scheme, bracketed(where.host), where.port)
 
 
@@ -80,7 +85,10 @@ def bracketed(host: str) -> str:
 
 def escaped(path: str) -> str:
     """`path` with everything percent-encoded (as UTF-8) that may not stand in a request line."""
-    return "".join(chr(byte) if byte in PLAIN else "%{:02X}".format(byte) for byte in path.encode("utf-8", "replace"))
+    raw = path.encode("utf-8", "replace")
+    if not raw.translate(None, PLAIN_BYTES):
+        return path
+    return "".join(chr(byte) if byte in PLAIN else "%{:02X}".format(byte) for byte in raw)
 
 
 class Names:

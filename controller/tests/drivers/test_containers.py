@@ -193,3 +193,11 @@ def test_the_seccomp_policy_and_the_capabilities_agree_with_what_is_checked():
         pytest.skip("there are no kernel headers on this machine")
     kernel = {words[1][4:].lower(): int(words[2]) for words in (line.split() for line in found.stdout.splitlines())}
     assert {name: kernel[name] for name in lxcconfig.CAPABILITIES} == lxcconfig.CAPABILITIES
+
+
+def test_a_program_that_ends_is_noticed_at_once_and_one_that_does_not_is_killed():
+    quick = subprocess.Popen(["sh", "-c", "exit 3"])
+    assert containers.ended(quick, 20) == 3
+    stuck = subprocess.Popen(["sleep", "60"])
+    assert containers.ended(stuck, 0.05) is None
+    assert stuck.returncode == -9

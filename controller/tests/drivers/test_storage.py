@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from confine import durable
 from confine.core import keys
 from confine.core.addressing import id_base
 from confine.drivers import inroot, layers, loops, mounts, storage, syscalls
@@ -138,6 +139,23 @@ def test_every_step_up_can_be_done_twice(bench):
         getattr(bench.storage, verb)(step)
     assert bench.observe() == before
     assert os.path.exists(bench.root(1, "mark"))
+
+
+def test_a_document_that_changed_damaged_or_went_between_rounds_is_seen(bench):
+    step = bench.step()
+    bench.storage.allocate(step)
+    path = bench.paths.sliver(step.subject, "allocation.json")
+    first = bench.observe().allocation
+    assert bench.observe().allocation == first
+    durable.write_json(path, {**first, "nr": first["nr"] + 1})  # of the same size
+    assert bench.observe().allocation["nr"] == first["nr"] + 1
+    with open(path, "w") as file:
+        file.write("{")
+    assert bench.observe().allocation is None
+    os.unlink(path)
+    assert bench.observe().allocation is None
+    durable.write_json(path, first)
+    assert bench.observe().allocation == first
 
 
 def test_the_allocation_says_what_was_set_aside_and_the_deployment_what_was_put_there(bench):
