@@ -21,9 +21,44 @@ import threading
 HOME = "/root/crash"
 # They only look: a daemon killed after one of these leaves what one killed before it leaves.
 LOOKING = frozenset(
-    "access fspath fstat fstatvfs getcwd getpid getppid listdir lseek lstat pread read readlink readv scandir stat "
-    "statvfs sysconf uname fsencode fsdecode environ get_terminal_size getuid geteuid urandom strerror "
-    "cpu_count WIFSTOPPED WIFEXITED WEXITSTATUS WIFSIGNALED waitstatus_to_exitcode major minor makedev".split()
+    [
+        "access",
+        "fspath",
+        "fstat",
+        "fstatvfs",
+        "getcwd",
+        "getpid",
+        "getppid",
+        "listdir",
+        "lseek",
+        "lstat",
+        "pread",
+        "read",
+        "readlink",
+        "readv",
+        "scandir",
+        "stat",
+        "statvfs",
+        "sysconf",
+        "uname",
+        "fsencode",
+        "fsdecode",
+        "environ",
+        "get_terminal_size",
+        "getuid",
+        "geteuid",
+        "urandom",
+        "strerror",
+        "cpu_count",
+        "WIFSTOPPED",
+        "WIFEXITED",
+        "WEXITSTATUS",
+        "WIFSIGNALED",
+        "waitstatus_to_exitcode",
+        "major",
+        "minor",
+        "makedev",
+    ]
 )
 MODULES = ("posix", "_posixsubprocess", "fcntl")
 lock = threading.Lock()

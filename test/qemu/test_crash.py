@@ -7,16 +7,17 @@ The kinds come from the table of steps: one that no change in crashing.py reache
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from confine.core.steps import STEPS
-from qemu.crashing import BY_NAME, CrashNode, Kind, Lab, new_seed
+from qemu.crashing import BY_NAME, CONCERNED, HOME, Kind, Lab, new_seed
 from qemu.harness import Snapshot
 from registry.testbed import ExampleRegistry
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 WITHIN = 2
 EVERY_POINT = 40
 KINDS = [pytest.param(kind, id="-".join(kind)) for kind in STEPS]
@@ -29,17 +30,8 @@ def lab(settled: Snapshot, example_registry: ExampleRegistry) -> Iterator[Lab]:
     made.close()
 
 
-@pytest.fixture
-def crashes(lab: Lab, request: pytest.FixtureRequest) -> Iterator[CrashNode]:
-    with lab.lend() as node:
-        request.node.__dict__.setdefault("_virtual_nodes", []).append(node.node)
-        yield node
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_daemon_killed_at_a_step_comes_back_to_what_is_asked_and_leaks_nothing(
-    lab: Lab, kind: Kind
-) -> None:
+def test_a_daemon_killed_at_a_step_comes_back_to_what_is_asked_and_leaks_nothing(lab: Lab, kind: Kind) -> None:
     chance = random.Random(new_seed())
     with lab.lend() as node:
         change = lab.cheapest(node, kind)
@@ -49,3 +41,32 @@ def test_a_daemon_killed_at_a_step_comes_back_to_what_is_asked_and_leaks_nothing
         node.bring_about(change, node.orders(kind, within))
         if change.state != "started":
             node.bring_about(BY_NAME["the sliver is brought up"])
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_daemon_killed_after_any_call_of_a_step_comes_back_to_what_is_asked(lab: Lab, kind: Kind) -> None:
+    """All calls of the step, one at a time; of a step with very many, EVERY_POINT of them spread evenly."""
+    new_seed()
+    with lab.lend() as node:
+        change = lab.cheapest(node, kind)
+        calls = node.steps[change.name][kind]
+        points = sorted({1 + number * calls // EVERY_POINT for number in range(EVERY_POINT)} & set(range(1, calls + 1)))
+        for at in ["before", *points, "after"]:
+            print(f"{change.name}: {kind[0]} {kind[1]}, {at} of {calls} calls", flush=True)
+            node.bring_about(change, [{"driver": kind[0], "verb": kind[1], "at": at}])
+        if change.state != "started":
+            node.bring_about(BY_NAME["the sliver is brought up"])
+
+
+def test_a_step_that_leaves_something_more_each_time_is_found_out(lab: Lab) -> None:
+    """The check checked: `limits apply`, made non-idempotent inside the node, passes undisturbed and fails if killed."""
+    kind, change = ("limits", "apply"), BY_NAME["the slice is reset"]
+    with pytest.raises(AssertionError, match=r"\+ cgroups: \S+/again-1"), lab.lend() as node:
+        node.node.write_file(HOME + "/fault", " ".join(kind))
+        usual = node.usual["started"]
+        name = (node.sliver(CONCERNED) or {})["name"]
+        node.usual = {"started": usual + Counter([f"cgroups: /sys/fs/cgroup/confine/{name}/again-0"])}
+        node.bring_about(change)
+        node.bring_about(change, [{"driver": kind[0], "verb": kind[1], "at": "after"}])
