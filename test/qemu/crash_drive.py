@@ -20,46 +20,12 @@ import threading
 
 HOME = "/root/crash"
 # They only look: a daemon killed after one of these leaves what one killed before it leaves.
-LOOKING = frozenset(
-    [
-        "access",
-        "fspath",
-        "fstat",
-        "fstatvfs",
-        "getcwd",
-        "getpid",
-        "getppid",
-        "listdir",
-        "lseek",
-        "lstat",
-        "pread",
-        "read",
-        "readlink",
-        "readv",
-        "scandir",
-        "stat",
-        "statvfs",
-        "sysconf",
-        "uname",
-        "fsencode",
-        "fsdecode",
-        "environ",
-        "get_terminal_size",
-        "getuid",
-        "geteuid",
-        "urandom",
-        "strerror",
-        "cpu_count",
-        "WIFSTOPPED",
-        "WIFEXITED",
-        "WEXITSTATUS",
-        "WIFSIGNALED",
-        "waitstatus_to_exitcode",
-        "major",
-        "minor",
-        "makedev",
-    ]
-)
+LOOKING = """
+access fspath fstat fstatvfs getcwd getpid getppid listdir lseek lstat pread read readlink readv scandir stat statvfs
+sysconf uname fsencode fsdecode get_terminal_size getuid geteuid urandom strerror cpu_count major minor makedev
+WIFSTOPPED WIFEXITED WEXITSTATUS WIFSIGNALED waitstatus_to_exitcode
+"""
+LOOKING_NAMES = frozenset(LOOKING.split())
 MODULES = ("posix", "_posixsubprocess", "fcntl")
 lock = threading.Lock()
 
@@ -98,7 +64,7 @@ def changes_something(event, frame, function):
     """Whether the profiler's event is the end of a system call that may have changed something."""
     if event == "c_return":
         if getattr(function, "__module__", None) in MODULES:
-            return function.__name__ not in LOOKING
+            return function.__name__ not in LOOKING_NAMES
         kind = type(getattr(function, "__self__", None)).__module__
         return kind in ("_io", "_socket", "_ssl") and function.__name__ in ("write", "send", "sendall", "connect")
     return event == "return" and frame.f_globals.get("__name__") == "confine.drivers.syscalls"

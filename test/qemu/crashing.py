@@ -258,7 +258,7 @@ class Lab:
         self._registry = registry
         self._stack = contextlib.ExitStack()
         self._node: CrashNode | None = None
-        self._learnt: CrashNode | None = None
+        self._learnt: tuple[dict[str, dict[Kind, int]], dict[str, Counter[str]]] | None = None
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[CrashNode]:
@@ -279,9 +279,9 @@ class Lab:
             for change in CHANGES:
                 if change.name != REBOOT:  # takes long: only if a step is looked for that nothing else reaches
                     node.learn(change)
-            self._learnt = node
+            self._learnt = (node.steps, node.usual)
         else:
-            node.steps, node.usual = self._learnt.steps, self._learnt.usual
+            node.steps, node.usual = self._learnt
         return node
 
     def cheapest(self, node: CrashNode, kind: Kind) -> Change:

@@ -61,7 +61,7 @@ def test_a_daemon_killed_after_any_call_of_a_step_comes_back_to_what_is_asked(la
 
 
 def test_a_step_that_leaves_something_more_each_time_is_found_out(lab: Lab) -> None:
-    """The check checked: `limits apply`, made non-idempotent inside the node, passes undisturbed and fails if killed."""
+    """The check checked: with a `limits apply` made non-idempotent the node passes undisturbed, and fails if killed."""
     kind, change = ("limits", "apply"), BY_NAME["the slice is reset"]
     with pytest.raises(AssertionError, match=r"\+ cgroups: \S+/again-1"), lab.lend() as node:
         node.node.write_file(HOME + "/fault", " ".join(kind))
