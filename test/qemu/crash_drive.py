@@ -77,7 +77,7 @@ class Calls:
         self.count = 0
         self.order = order
 
-    def __call__(self, event, frame, function):
+    def __call__(self, frame, event, function):
         if not changes_something(event, frame, function):
             return
         self.count += 1
