@@ -17,7 +17,7 @@ from qemu.crashing import BY_NAME, CONCERNED, HOME, Kind, Lab, new_seed
 from qemu.harness import Snapshot
 from registry.testbed import ExampleRegistry
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200)]
 WITHIN = 2
 EVERY_POINT = 40
 KINDS = [pytest.param(kind, id="-".join(kind)) for kind in STEPS]
