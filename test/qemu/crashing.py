@@ -87,7 +87,7 @@ class CrashNode(Following):
         points = ["before", *sorted(within), "after"]
         return [{"driver": kind[0], "verb": kind[1], "at": point} for point in points]
 
-    def bring_about(self, change: Change, orders: list[Order] | None = None, limit: int = 4) -> None:
+    def bring_about(self, change: Change, orders: list[Order] | None = None, limit: int = 8) -> None:
         """Make the change, and again until all `orders` are carried out (at most `limit` times), checking after each.
 
         A step that was complete when the daemon died is not done again: the orders left wait for the next time.
@@ -246,7 +246,13 @@ def _has_rebooted(node: CrashNode) -> bool:
 
 REBOOT = "the node reboots"
 CHANGES = (
-    Change("the sliver is removed", _remove, lambda node: node.is_settled(CONCERNED, "registered"), "registered"),
+    Change(
+        "the sliver is removed",
+        _remove,
+        lambda node: node.is_settled(CONCERNED, "registered"),
+        "registered",
+        ("the sliver is brought up",),
+    ),
     Change("the sliver is brought up", _bring_up, _is_up, after=("the sliver is removed",)),
     Change("the slice is reset", _renew_slice, _serial("deployment", "slice_instance_sn")),
     Change("the sliver is renewed", _renew_sliver, _serial("allocation", "sliver_instance_sn")),
