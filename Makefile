@@ -13,6 +13,7 @@ CORE := $(wildcard controller/confine/core/*.py)
 SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!/bin/(sh|ash)' 2>/dev/null)
 
 ONCE ?= 0
+ARGS ?=
 export ONCE
 ARGS ?=
 ONLY ?=
@@ -30,9 +31,9 @@ run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itse
 test: image ## all tests, virtual nodes included
 	$(TEST) -m "not torture" --durations=15
 
-torture: image ## what takes longer than make test: crash points, fuzzing, load (SEED=… repeats one)
+torture: image ## what takes longer than make test: crash points, fuzzing, load (SEED=N repeats a run, ARGS="-k crash" a part)
 	@echo "SEED=$(SEED) repeats this run"
-	$(subst env ,env SEED=$(SEED) ,$(TEST)) -m torture --durations=15
+	$(subst env ,env SEED=$(SEED) ,$(TEST)) -m torture --durations=15 $(ARGS)
 
 test-fast: build/stamp/uci ## the tests that need no virtual node, under a minute
 	$(TEST) -m "not qemu and not torture and not slow" --durations=5

@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 
 BOOKINGS = "bookings.json"
 BOOT = "boot.json"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class Journal:
     """Owner of the journal's files. `problems`: damaged files found at start, one sentence each."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, boot_id: str = BOOT_ID) -> None:
+        """boot_id: file that differs after each start of the kernel."""
         self._paths = paths
         self._lock = threading.Lock()
         self.problems: list[str] = []
         durable.make_dir(paths.journal)
         self._bookings = _bookings(self._load(BOOKINGS))
-        self._boot = self._load(BOOT)
+        self._boot_id = _boot_id(boot_id)
+        self._boot_sn = self._last_boot_sn(self._load(BOOT))
 
     def bookings(self) -> "dict[str, Booking]":
         """{sliver name: Booking}, a copy."""
@@ -72,14 +75,29 @@ class Journal:
     @property
     def boot_sn_done(self) -> "int | None":
         """The node's boot_sn that was last carried out or first seen; None before that."""
-        value = self._boot.get("boot_sn") if isinstance(self._boot, dict) else None
-        return value if isinstance(value, int) else None
+        return self._boot_sn
 
     def record_boot_sn(self, boot_sn: int) -> None:
-        """Keep `boot_sn` as carried out. Must be durable before the reboot it stands for: a node reboots once."""
-        if self.boot_sn_done != boot_sn:
-            self._boot = {"boot_sn": boot_sn}
-            self._write(BOOT, self._boot)
+        """Keep `boot_sn` as carried out. Must be durable before the reboot it stands for: a node reboots once.
+
+        One that stands for a reboot is kept with the start of the kernel it was asked in: a daemon that finds itself
+        in the same one came back before the node went down, and asks for the reboot again.
+        """
+        before = self._boot_sn
+        if before == boot_sn:
+            return
+        doc: dict[str, Any] = {"boot_sn": boot_sn}
+        if before is not None and boot_sn > before:
+            doc.update(before=before, boot_id=self._boot_id)
+        self._write(BOOT, doc)
+        self._boot_sn = boot_sn
+
+    def _last_boot_sn(self, doc: "Any") -> "int | None":
+        if not isinstance(doc, dict):
+            return None
+        pending = self._boot_id is not None and doc.get("boot_id") == self._boot_id
+        value = doc.get("before" if pending else "boot_sn")
+        return value if isinstance(value, int) else None
 
     def _change(self, bookings: "dict[str, Booking]") -> None:
         docs = [bookings[name].as_doc() for name in sorted(bookings)]
@@ -122,6 +140,14 @@ def _set_aside(path: str) -> str:
     except OSError as error:
         return " and cannot be set aside ({})".format(error.strerror)
     return " and was set aside"
+
+
+def _boot_id(path: str) -> "str | None":
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() or None
+    except OSError:
+        return None
 
 
 def _bookings(docs: "Any") -> "dict[str, Booking]":

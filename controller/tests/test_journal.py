@@ -73,6 +73,19 @@ def test_the_boot_number_is_durable_before_the_reboot_and_written_once(paths, mo
     journal.record_boot_sn(4)
 
 
+def test_a_reboot_that_a_killed_daemon_did_not_bring_about_is_asked_for_again(paths, tmp_path):
+    kernel = tmp_path / "boot_id"
+    kernel.write_text("first\n")
+    Journal(paths, str(kernel)).record_boot_sn(4)
+    assert Journal(paths, str(kernel)).boot_sn_done == 4  # the first one seen stands for no reboot
+    journal = Journal(paths, str(kernel))
+    journal.record_boot_sn(5)
+    assert journal.boot_sn_done == 5
+    assert Journal(paths, str(kernel)).boot_sn_done == 4
+    kernel.write_text("second\n")
+    assert Journal(paths, str(kernel)).boot_sn_done == 5
+
+
 def test_a_full_disk_is_a_failed_step_and_keeps_the_bookings(paths, monkeypatch):
     journal = Journal(paths)
     book(journal, "first", 1)

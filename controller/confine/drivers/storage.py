@@ -9,9 +9,11 @@ what a cut leaves is one of the names above, and so is seen by `names()` and `ob
 """
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
+import time
 
 from confine import durable
 from confine.core import addressing, keys
@@ -362,8 +364,33 @@ def _has_file_system(image: str) -> bool:
 
 
 def _run_mkfs(image: str) -> None:
+    """The image is locked as long as mkfs runs, also one that outlived its daemon: two at once would garble it."""
+    handle = os.open(image, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        done = subprocess.run([*MKFS, image], stdin=subprocess.DEVNULL, capture_output=True, timeout=MKFS_TIMEOUT_S)
+        _lock(handle, image)
+        if not _has_file_system(image):
+            _mkfs(image, handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, image: str) -> None:
+    deadline = time.monotonic() + MKFS_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StepError("an earlier mkfs.ext4 of {} still runs after {} s".format(image, MKFS_TIMEOUT_S))
+        time.sleep(0.05)
+
+
+def _mkfs(image: str, lock: int) -> None:
+    try:
+        done = subprocess.run(
+            [*MKFS, image], stdin=subprocess.DEVNULL, capture_output=True, timeout=MKFS_TIMEOUT_S, pass_fds=(lock,)
+        )
     except OSError as error:
         raise StepError("mkfs.ext4 cannot be started: {}: is e2fsprogs there?".format(error))
     except subprocess.TimeoutExpired:

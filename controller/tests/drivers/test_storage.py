@@ -4,8 +4,10 @@ import errno
 import fcntl
 import io
 import os
+import signal
 import stat
 import subprocess
+import time
 
 import pytest
 
@@ -397,6 +399,25 @@ def test_holes_that_mkfs_punched_are_filled_again(bench, monkeypatch):
     bench.storage.allocate(bench.step())
     bench.storage.format(bench.step())
     assert os.stat(bench.image()).st_blocks * 512 >= 16 * MIB
+
+
+def test_an_mkfs_that_outlives_its_daemon_is_waited_for_not_run_twice(bench, monkeypatch):
+    runs = bench.place / "runs"
+    slow = 'echo run >>{}; sleep 1; exec mkfs.ext4 -q -F "$1"'.format(runs)
+    monkeypatch.setattr(storage, "MKFS", ("sh", "-c", slow, "mkfs"))
+    bench.storage.allocate(bench.step())
+    daemon = os.fork()
+    if daemon == 0:
+        bench.storage.format(bench.step())
+        os._exit(0)
+    deadline = time.monotonic() + 10
+    while not runs.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(daemon, signal.SIGKILL)
+    os.waitpid(daemon, 0)
+    bench.storage.format(bench.step())
+    assert runs.read_text() == "run\n"
+    subprocess.run(["e2fsck", "-f", "-n", bench.image()], check=True, capture_output=True)
 
 
 def renew_free_loop_devices():
