@@ -7,7 +7,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 VENV := .venv/bin
 PYTHON := $(VENV)/python3
 # Root file systems hold files of many owners: the tests that make them, mount or start virtual nodes run as root.
-TEST := $(SUDO) env PATH="$(CURDIR)/build/tools:$$PATH" $(PYTHON) -m pytest
+# Two at a time, a file of tests in one process: what a file has set up is set up once.
+TEST := $(SUDO) env PATH="$(CURDIR)/build/tools:$$PATH" $(PYTHON) -m pytest -n 2 --dist loadfile
 CORE := $(wildcard controller/confine/core/*.py)
 SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!/bin/(sh|ash)' 2>/dev/null)
 

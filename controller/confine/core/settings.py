@@ -157,8 +157,15 @@ OPTIONS = (
     ("sliver", "io_mib_s", "io_mib_s", parse_int, (1, 1 << 20), None, False),
     ("sliver", "io_ops", "io_ops", parse_int, (1, 1 << 30), None, False),
     ("sliver", "dns", "dns", parse_address, None, None, True),
+    # What is kept of slivers' actions, flows and figures (records/). days: age; sizes: on the data partition.
+    ("record", "days", "record_days", parse_int, (1, 3650), 90, False),
+    ("record", "action_mib", "record_action_mib", parse_int, (1, 1024), 4, False),
+    ("record", "flow_mib", "record_flow_mib", parse_int, (1, 65536), 16, False),
+    ("record", "figure_mib", "record_figure_mib", parse_int, (1, 1024), 4, False),
+    ("record", "flows", "record_flows", parse_bool, None, True, False),
+    ("record", "flow_minutes", "record_flow_minutes", parse_int, (1, 60), 10, False),
 )
-SECTIONS = ("node", "registry", "testbed", "policy", "sliver")
+SECTIONS = ("node", "registry", "testbed", "policy", "sliver", "record")
 
 
 class Settings(Record):
@@ -199,6 +206,12 @@ class Settings(Record):
     io_mib_s: "int | None"
     io_ops: "int | None"
     dns: "list[str]"
+    record_days: int
+    record_action_mib: int
+    record_flow_mib: int
+    record_figure_mib: int
+    record_flows: bool
+    record_flow_minutes: int
 
     def __init__(self, **values: "Any") -> None:
         """All defaults, with `values` over them by attribute name."""
