@@ -196,10 +196,19 @@ def mark(why: str, environ: "Mapping[str, str]", **more: "Any") -> Mark:
 
 def who(environ: "Mapping[str, str]") -> str:
     """Whose command this is, as far as that can be known: user, key (as dropbear tells), address."""
-    name = environ.get("SUDO_USER") or environ.get("LOGNAME") or environ.get("USER") or "user {}".format(os.getuid())
+    name = environ.get("SUDO_USER") or environ.get("LOGNAME") or environ.get("USER") or _login()
     key = environ.get("SSH_PUBKEYINFO")
     address = environ.get("SSH_CONNECTION", "").partition(" ")[0]
     return name + (" with key " + key if key else "") + (" from " + address if address else "")
+
+
+def _login() -> str:
+    import pwd  # lazy: only where the environment says nothing
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return "user {}".format(os.getuid())
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 DIRECTORY = "evidence"
 ALL_S = 20.0  # for all slivers together
 PROCESSES = 200
-CONNECTIONS = 300
+CONNECTIONS = 100  # for each sliver, and of each kind of socket
+TRACKED_LINES = 20000
+KEPT = 250  # slivers; the oldest evidence goes
 CONSOLE = 8192
 LINE = 300
 GROUP_FILES = ("memory.current", "memory.events", "cpu.stat", "pids.current", "pids.events", "io.stat", "cgroup.events")
@@ -36,7 +38,7 @@ def keep(node: "Node", scope: str, mark: "Mark") -> "list[str]":
     faults = []
     deadline = time.monotonic() + ALL_S
     names = node.names if scope == ALL else [scope]
-    tracked = _lines(TRACKED)
+    tracked = _lines(TRACKED, TRACKED_LINES)
     for name in names:
         if not os.path.isdir(node.group(name)):
             continue
@@ -86,10 +88,17 @@ def _save(paths: "Paths", name: str, doc: "dict[str, Any]") -> "list[str]":
         try:
             durable.make_dir(place)
             durable.write_json(os.path.join(place, name + ".json"), doc)
+            _forget_oldest(place)
             return ["evidence about {} is in memory only: {}".format(name, reason)] if reason else []
         except OSError as error:
             reason = "{}: {}".format(place, error.strerror)
     return ["evidence about {} could not be kept: {}".format(name, reason)]
+
+
+def _forget_oldest(place: str) -> None:
+    paths = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(place))
+    for _, path in paths[:-KEPT]:
+        os.unlink(path)
 
 
 def _process(pid: int) -> "dict[str, Any]":
@@ -117,7 +126,7 @@ def _addresses(init: "int | None") -> "list[str]":
 def _connections(tracked: "list[str]", addresses: "list[str]") -> "list[str]":
     """The node's tracked connections of these addresses."""
     marks = [end + address for address in addresses for end in ("src=", "dst=")]
-    return [line for line in tracked if any(word in marks for word in line.split())]
+    return [line for line in tracked if any(word in marks for word in line.split())][:CONNECTIONS]
 
 
 def _counters(port: str) -> "dict[str, str | None]":
@@ -125,10 +134,10 @@ def _counters(port: str) -> "dict[str, str | None]":
     return {name: cgroups.read("{}/{}/statistics/{}".format(ports.NETWORK, port, name)) for name in COUNTERS}
 
 
-def _lines(path: str) -> "list[str]":
+def _lines(path: str, most: int = CONNECTIONS) -> "list[str]":
     try:
         with open(path, encoding="ascii", errors="replace") as file:
-            return [line.rstrip("\n")[:LINE] for line in file.readlines(CONNECTIONS * LINE)][:CONNECTIONS]
+            return [line.rstrip("\n")[:LINE] for line in file.readlines(most * LINE)][:most]
     except OSError:
         return []
 
@@ -140,5 +149,3 @@ def _end(path: str) -> str:
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-
-

@@ -8,10 +8,11 @@ program `confine` does the first two before Python has started, from the files t
 
 import os
 
-from confine import durable
+from confine import decisions, durable
 from confine.control import ask
 from confine.core.addressing import MAX_SLIVER_NR, MIN_SLIVER_NR, parse_hostname
 from confine.core.decisions import ALL, Decisions, Mark, parse_sliver
+from confine.core.text import HEX_DIGITS, only
 from confine.decisions import DecisionBook
 from confine.drivers import cgroups, firewall, ports
 from confine.errors import ConfineError, StepError
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from confine.core.model import Booking
 
 FAST = "stop"  # below Paths.run: for each sliver what the program `confine` needs to stop it
+DATA = "data"  # below Paths.run: link to where the data is
 TELL_S = 2.0
+NOTE_S = 3.0
 VOLATILE = "the disk does not take it, so that it ends when the node restarts: make room there and repeat the command"
 
 
 class Node:
-    """What the command line can find out of the node without its daemon. names: of all slivers that are or were here."""
+    """What the command line can find out without the daemon. names: of all slivers that are or were here."""
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
@@ -60,7 +63,7 @@ class Node:
         return [ports.pattern(self.numbers[scope])] if scope in self.numbers else []
 
     def _configured_id(self) -> "int | None":
-        from confine.daemon import read_settings  # lazy: only on a node without any sliver
+        from confine.configuration import read_settings  # lazy: only on a node without any sliver
 
         return read_settings(self.paths)[0].node_id
 
@@ -84,6 +87,7 @@ def stop(node: Node, scope: str, mark: Mark, begun: bool, say: "Callable[[str], 
     from confine import evidence  # lazy: what matters is done
 
     faults += evidence.keep(node, scope, mark)
+    note(node.paths, scope, mark, "stop --kill" if mark.kill else "stop")
     for fault in faults:
         say("warning: " + fault)
     return 1 if faults else 0
@@ -95,20 +99,35 @@ def release(node: Node, scope: str, say: "Callable[[str], None]") -> int:
     say(said)
     if not durable:
         say("warning: the release holds, but " + VOLATILE)
-    restore(node)
+    restore(node, scope)
     tell(node.paths)
+    note(node.paths, scope, decisions.mark("", os.environ), said)
     return 0 if durable else 1
 
 
-def restore(node: Node) -> None:
-    """Cut off and frozen is what the decisions say, and nothing else. ConfineError if the kernel refuses."""
-    decisions = node.book.now()
-    firewall.only_cut(node.paths.share, patterns_of(decisions, node.numbers))
-    if ALL not in decisions.stops:
+def restore(node: Node, scope: str) -> None:
+    """Cut off and frozen is what the decisions say, and nothing else; `scope` was released. ConfineError if the kernel
+    refuses."""
+    now = node.book.now()
+    firewall.only_cut(node.paths.share, patterns_of(now, node.numbers))
+    if ALL not in now.stops:
         _write(node.group(ALL), cgroups.FREEZE, "0")
     for name in node.names:
-        if not decisions.of(name).quiet:
+        decision = now.of(name)
+        if decision.stop is None and name in node.numbers and scope in (ALL, name):
+            ports.let_speak(ports.of(node.numbers[name]))  # where nft could not cut it off, they were taken down
+        if not decision.quiet:
             _write(node.group(name), cgroups.FREEZE, "0")
+
+
+def note(paths: Paths, subject: str, mark: Mark, what: str) -> None:
+    """Have the decision in the record of actions. It holds whether this works or not."""
+    from confine.configuration import read_settings  # lazy: what matters is done
+    from confine.records.actions import ActionLog
+
+    log = ActionLog(paths, read_settings(paths)[0])
+    log.add("decision", subject, mark.who, what, mark.why)
+    log.close(NOTE_S)
 
 
 def patterns_of(decisions: Decisions, numbers: "dict[str, int]") -> "list[str]":
@@ -123,10 +142,10 @@ def freeze(node: Node, name: str, frozen: bool) -> None:
     _write(node.group(name), cgroups.FREEZE, "1" if frozen else "0")
 
 
-def tell(paths: Paths) -> bool:
+def tell(paths: Paths, verb: str = "look") -> bool:
     """Have the daemon look at the decisions now. False if it does not answer: it looks when it can."""
     try:
-        ask(paths.control, "look", timeout=TELL_S)
+        ask(paths.control, verb, timeout=TELL_S)
     except ConfineError:
         return False
     return True
@@ -169,8 +188,8 @@ def _numbers(paths: Paths) -> "dict[str, int]":
     directory = os.path.join(paths.run, FAST)
     for name in _entries(directory):
         words = (cgroups.read(os.path.join(directory, name)) or "").split()
-        if parse_hostname(name) is not None and len(words) == 2 and words[1] == name:
-            found[name] = int(words[0], 16)
+        if parse_hostname(name) is not None and len(words) == 2 and words[1] == name and only(words[0], HEX_DIGITS):
+            found[name] = int(words[0][:2], 16)
     return found or _booked(paths)
 
 
@@ -195,6 +214,18 @@ def _entries(path: str) -> "list[str]":
         return []
 
 
+def known_paths(run: str) -> Paths:
+    """The node's paths as the last daemon used them; without one since the node started, as its settings say."""
+    paths = Paths(run=run)
+    try:
+        paths.data = os.readlink(os.path.join(run, DATA))
+    except OSError:
+        from confine.configuration import read_settings  # lazy: takes time
+
+        paths.data = read_settings(paths)[0].data_dir
+    return paths
+
+
 def prepare(paths: Paths, bookings: "dict[str, Booking]") -> None:
     """Keep for each booked sliver a file "NUMBER NAME" under each of its names, where `confine stop` finds it at once.
     Writes nothing where nothing changed. OSError if it cannot."""
@@ -206,6 +237,7 @@ def prepare(paths: Paths, bookings: "dict[str, Booking]") -> None:
             text = "{:02x} {}\n".format(booking.nr, name)
             wanted.update({name: text, "{}@{}".format(*ids): text, str(ids[0]): text})
     os.makedirs(directory, mode=0o700, exist_ok=True)
+    _link(os.path.join(paths.run, DATA), paths.data)
     for alias in set(_entries(directory)) - set(wanted):
         os.unlink(os.path.join(directory, alias))
     for alias, text in wanted.items():
@@ -215,3 +247,13 @@ def prepare(paths: Paths, bookings: "dict[str, Booking]") -> None:
         with open(path + "~", "w", encoding="ascii") as file:
             file.write(text)
         os.rename(path + "~", path)
+
+
+def _link(path: str, target: str) -> None:
+    try:
+        if os.readlink(path) == target:
+            return
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    os.symlink(target, path)

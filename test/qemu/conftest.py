@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from firmware.image.compose import compose
+from qemu.following import example_registry, following, settled  # noqa: F401  # fixtures of the tests of the whole
 from qemu.harness import Hardware, Snapshot, VirtualNode
 from qemu.harness_machine import QEMU
 from qemu.sliver_node import prepared, slivers  # noqa: F401  # fixtures of the tests with slivers

@@ -98,15 +98,17 @@ class App:
         if not place.secure and not self._plain_allowed(place):
             return _redirect(308, "https://" + authority + _encoded(request.path))
         origin = ("https://" if place.secure else "http://") + authority
-        path = below_base(request.path)
-        if path is None:
+        if request.path == PREFIX[:-1]:
+            return _redirect(303, origin + PREFIX)
+        if not request.path.startswith(PREFIX):
             raise Refused(404, "There is nothing at this path: the API begins at " + PREFIX)
+        path = request.path[len(PREFIX) :]
         if path == REFRESH or (path + "/" == REFRESH and request.method == "POST"):
             return self._refresh(request)
         shape = _shape(path)
         if shape is None:
             if _shape(path + "/") is not None:
-                return _redirect(303, origin + PREFIX + path + "/" if path else origin + PREFIX)
+                return _redirect(303, origin + PREFIX + path + "/")
             raise Refused(404, "There is nothing at this path.")
         if request.method not in READ:
             return self._wrong_method(request, "GET, HEAD")
@@ -186,13 +188,6 @@ class App:
         return place.address.startswith(LOOPBACK)
 
 
-def below_base(path: str) -> "str | None":
-    """The part of `path` below the API's base; None if it is not there."""
-    if path == PREFIX[:-1]:
-        return "/"  # only the slash is missing
-    return path[len(PREFIX) :] if path.startswith(PREFIX) else None
-
-
 def _shape(path: str) -> "str | None":
     """`path` if it is one the API has, whether or not there is such a sliver now."""
     if path in FIXED:
@@ -200,7 +195,7 @@ def _shape(path: str) -> "str | None":
     collection, _, rest = path.partition("/")
     number, slash, more = rest.partition("/")
     good = collection in COLLECTIONS and slash and not more and len(number) <= 15 and only(number, DECIMAL_DIGITS)
-    return path if good and str(int(number)) == number else None
+    return path if good else None
 
 
 def _still(request: Request, page: Page) -> bool:

@@ -21,6 +21,10 @@ LINKS = {
     "template-list": ("base", "template-list"),
     "template": ("base", "template-list"),
 }
+ADDRESSES = (
+    "mgmt", "mgmt_host", "debug", "local_mac", "local_ipv4", "local_ipv6", "internal_ipv4", "internal_ipv6",
+    "recovery_ipv4", "recovery_ipv6", "recovery_unique",
+)  # fmt: skip
 LISTED = ("uri", "id", "node", "slice", "state", "set_state")
 
 
@@ -95,16 +99,16 @@ def _base(asked: "dict[str, Any] | None") -> Document:
     return Document("base", value, (asked or {}).get("uri"))
 
 
-def _node(
-    status: "dict[str, Any]", asked: "dict[str, Any] | None", addresses: "dict[str, str | None]"
-) -> Document:
+def _node(status: "dict[str, Any]", asked: "dict[str, Any] | None", addresses: "dict[str, str | None]") -> Document:
     shown = status["node"]
     value: dict[str, Any] = dict(asked or {})
     value.update((name, item) for name, item in shown.items() if item is not None or name not in value)
     value["uri"] = Own("node/")
     value["soft_version"] = status["version"]
     known = {name: _bare(address) for name, address in (shown.get("addrs") or {}).items()}
-    value["addrs"] = {"mgmt_host": None, **addresses, **known}
+    value["addrs"] = {**dict.fromkeys(ADDRESSES), **addresses, **known}
+    for name, default in (("message", ""), ("direct_ifaces", []), ("resources", [])):
+        value.setdefault(name, default)
     value["slivers"] = [
         {"uri": _own("slivers", entry.get("uri")) or entry.get("uri"), "id": entry.get("id")}
         for entry in (asked or {}).get("slivers", [])
@@ -157,7 +161,7 @@ def _templates(documents: "dict[str, dict[str, Any]]") -> "dict[str, Document]":
 
 
 def _own(collection: str, uri: "str | None") -> "Own | None":
-    """The path here of a document that the registry has as ".../COLLECTION/NUMBER/" (a directory: without the slash)."""
+    """The path here of a document that the registry has as .../COLLECTION/NUMBER/ (slash or not)."""
     if not isinstance(uri, str):
         return None
     head, _, number = uri.rstrip("/").rpartition("/")

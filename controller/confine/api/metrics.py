@@ -154,8 +154,8 @@ def _machine(samples: Samples, machine: "Machine") -> None:
     own = machine.own()
     samples.add("confine_daemon_cpu_seconds_total", own.get("cpu"))
     for name in ("memory_bytes", "descriptors", "threads"):
-        count = own.get(name.split("_", 1)[0])
-        samples.add("confine_daemon_" + name, int(count) if count is not None else None)
+        held = own.get(name.split("_", 1)[0])
+        samples.add("confine_daemon_" + name, int(held) if held is not None else None)
 
 
 def _sliver(samples: Samples, shown: "dict[str, Any]") -> None:

@@ -50,15 +50,11 @@ SLIVER_STATE = of(
     enum=["registered", "allocated", "deployed", "started", "fail_allocate", "fail_deploy", "fail_start"],
 )
 TARGET = of("string|null", "The effective target.", enum=["register", "deploy", "start", None])
-ADDRESSES = record(
-    {
-        name: MAYBE_TEXT
-        for name in (
-            "mgmt", "mgmt_host", "debug", "local_mac", "local_ipv4", "local_ipv6", "internal_ipv4", "internal_ipv6",
-            "recovery_ipv4", "recovery_ipv6", "recovery_unique",
-        )
-    }
+ADDRESS_NAMES = (
+    "mgmt", "mgmt_host", "debug", "local_mac", "local_ipv4", "local_ipv6", "internal_ipv4", "internal_ipv6",
+    "recovery_ipv4", "recovery_ipv6", "recovery_unique",
 )  # fmt: skip
+ADDRESSES = record(dict.fromkeys(ADDRESS_NAMES, MAYBE_TEXT))
 OFFER = record(
     {
         "name": TEXT,
@@ -84,36 +80,82 @@ SCHEMAS = {
     "Base": record({"uri": uri()}),
     "Node": record(
         {
-            "uri": uri(), "id": MAYBE_NUMBER, "name": MAYBE_TEXT, "description": MAYBE_TEXT, "arch": MAYBE_TEXT,
-            "boot_sn": MAYBE_NUMBER, "set_state": MAYBE_TEXT, "state": NODE_STATE, "soft_version": TEXT,
-            "message": TEXT, "errors": ERRORS, "addrs": ADDRESSES, "direct_ifaces": listed(TEXT),
-            "resources": listed(OFFER), "slivers": listed(REF), "properties": STRINGS, "group": MAYBE_REF,
-            "island": of("object|integer|null"), "mgmt_net": of("object|null"), "tinc": of("object|null"),
-            "api": of("object|null"), "cert": MAYBE_TEXT, "cn": of("object|null"),
+            "uri": uri(),
+            "id": MAYBE_NUMBER,
+            "name": MAYBE_TEXT,
+            "description": MAYBE_TEXT,
+            "arch": MAYBE_TEXT,
+            "boot_sn": MAYBE_NUMBER,
+            "set_state": MAYBE_TEXT,
+            "state": NODE_STATE,
+            "soft_version": TEXT,
+            "message": TEXT,
+            "errors": ERRORS,
+            "addrs": ADDRESSES,
+            "direct_ifaces": listed(TEXT),
+            "resources": listed(OFFER),
+            "slivers": listed(REF),
+            "properties": STRINGS,
+            "group": MAYBE_REF,
+            "island": of("object|integer|null"),
+            "mgmt_net": of("object|null"),
+            "tinc": of("object|null"),
+            "api": of("object|null"),
+            "cert": MAYBE_TEXT,
+            "cn": of("object|null"),
         },
         # what the registry alone says is missing until it was read
-        optional=("properties", "group", "island", "mgmt_net", "tinc", "api", "cert", "cn", "addrs", "resources",
-                  "direct_ifaces", "message", "name", "description", "arch", "boot_sn", "set_state"),
-    ),  # fmt: skip
+        optional=(
+            "properties",
+            "group",
+            "island",
+            "mgmt_net",
+            "tinc",
+            "api",
+            "cert",
+            "cn",
+            "addrs",
+            "resources",
+            "direct_ifaces",
+            "message",
+            "name",
+            "description",
+            "arch",
+            "boot_sn",
+            "set_state",
+        ),
+    ),
     "SliverEntry": record(SLIVER_ENTRY),
     "Sliver": record(
         {
-            **SLIVER_ENTRY, "description": TEXT, "properties": STRINGS, "instance_sn": MAYBE_NUMBER,
-            "template": MAYBE_REF, "data_uri": uri(null=True), "data_sha256": MAYBE_TEXT,
-            "mgmt_net": of("object|null"), "interfaces": listed(INTERFACE),
-            "resources": listed(
-                record({"name": TEXT, "req": MAYBE_NUMBER, "unit": TEXT, "alloc": MAYBE_NUMBER})
-            ),
-            "nr": of("integer|null", "The sliver's number on this node, 1 to 125."), "errors": ERRORS,
+            **SLIVER_ENTRY,
+            "description": TEXT,
+            "properties": STRINGS,
+            "instance_sn": MAYBE_NUMBER,
+            "template": MAYBE_REF,
+            "data_uri": uri(null=True),
+            "data_sha256": MAYBE_TEXT,
+            "mgmt_net": of("object|null"),
+            "interfaces": listed(INTERFACE),
+            "resources": listed(record({"name": TEXT, "req": MAYBE_NUMBER, "unit": TEXT, "alloc": MAYBE_NUMBER})),
+            "nr": of("integer|null", "The sliver's number on this node, 1 to 125."),
+            "errors": ERRORS,
         }
     ),
     "Template": record(
         {
-            "uri": uri(), "id": NUMBER, "name": TEXT, "description": TEXT, "type": TEXT, "node_archs": listed(TEXT),
-            "is_active": of("boolean"), "image_uri": uri(), "image_sha256": TEXT,
+            "uri": uri(),
+            "id": NUMBER,
+            "name": TEXT,
+            "description": TEXT,
+            "type": TEXT,
+            "node_archs": listed(TEXT),
+            "is_active": of("boolean"),
+            "image_uri": uri(),
+            "image_sha256": TEXT,
         }
     ),
-}  # fmt: skip
+}
 
 # path: (summary, name of the schema, is it a list, only in production, has it a number)
 DOCUMENTS = {

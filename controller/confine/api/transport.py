@@ -63,7 +63,7 @@ class Request:
 
 
 class Response:
-    """An answer. `fields`: header lines as bytes, each with its line end; length, date, connection come on their own."""
+    """An answer. fields: header lines as bytes, each with its line end; length, date and connection are added."""
 
     __slots__ = ("body", "fields", "status")
 

@@ -103,7 +103,7 @@ class Decisions:
         reset = own.get(RESET)
         return Decision(
             self.stops.get(scope),
-            "--all" if scope == ALL else _spoken(name),
+            "--all" if scope == ALL else spoken(name),
             own.get(PAUSE),
             own.get(STATE),
             reset.count if reset is not None else 0,
@@ -134,41 +134,43 @@ class Decisions:
     def pause(self, name: str, mark: Mark) -> str:
         """Freeze the sliver until it is resumed."""
         self._note(name, PAUSE, mark)
-        return "paused: " + _spoken(name)
+        return "paused: " + spoken(name)
 
     def resume(self, name: str) -> str:
         """Let a paused sliver go on."""
         if PAUSE not in self.slivers.get(name, {}):
-            raise ValueError("sliver " + _spoken(name) + " is not paused")
+            raise ValueError("sliver " + spoken(name) + " is not paused")
         self._drop(name, PAUSE)
         still = " (but it stays stopped)" if self.of(name).stop is not None else ""
-        return "resumed: " + _spoken(name) + still
+        return "resumed: " + spoken(name) + still
 
     def set_state(self, name: str, target: str, mark: Mark) -> str:
         """Hold the sliver at `target` or lower, whatever the registry asks for."""
         if target not in LOWER_TARGETS:
-            raise ValueError("the state can only be lowered, to " + " or ".join(LOWER_TARGETS) + ", not " + shown(target))
+            raise ValueError(
+                "the state can only be lowered, to " + " or ".join(LOWER_TARGETS) + ", not " + shown(target)
+            )
         mark.target = target
         self._note(name, STATE, mark)
-        return "held at " + target + ": " + _spoken(name)
+        return "held at " + target + ": " + spoken(name)
 
     def clear_state(self, name: str) -> str:
         """The registry's word counts again."""
         if STATE not in self.slivers.get(name, {}):
-            raise ValueError("the state of sliver " + _spoken(name) + " is not held back here")
+            raise ValueError("the state of sliver " + spoken(name) + " is not held back here")
         self._drop(name, STATE)
-        return "as the registry asks again: " + _spoken(name)
+        return "as the registry asks again: " + spoken(name)
 
     def reset(self, name: str, mark: Mark) -> str:
         """Have the sliver made anew from its template, once. The count is what tells it from the resets before."""
         before = self.slivers.get(name, {}).get(RESET)
         mark.count = 1 + (before.count if before is not None else 0)
         self._note(name, RESET, mark)
-        return "will be returned to its template: " + _spoken(name)
+        return "will be returned to its template: " + spoken(name)
 
     def words_of(self, scope: str) -> str:
         """A scope for a person."""
-        return "all slivers" if scope == ALL else _spoken(scope)
+        return "all slivers" if scope == ALL else spoken(scope)
 
     def _note(self, name: str, what: str, mark: Mark) -> None:
         if name not in self.slivers and len(self.slivers) >= MAX_SLIVERS:
@@ -251,6 +253,7 @@ def parse_sliver(text: str, node_id: "int | None") -> str:
     return hostname(*ids)
 
 
-def _spoken(name: str) -> str:
+def spoken(name: str) -> str:
+    """A sliver's name as people say it, "5@1"; what is none as it is."""
     ids = parse_hostname(name)
     return name if ids is None else str(ids[0]) + "@" + str(ids[1])

@@ -27,10 +27,10 @@ class Plan(Record):
 
     node_steps: to be done first, in order. sliver_steps: {name: the whole ordered list of steps}, only names with
     something to do; lists of different slivers are independent. states: {name: (state, problems)} for every sliver
-    asked for or found. targets: {name: target after the node's state and its owner's decisions have their say}. working: {name: the target as
-    its steps carry it: what was allocated stays as it was allocated}. node_state: the state to show;
-    node_problems: why. boot_sn_done: write it to the journal *before* carrying out node_steps (a reboot among them
-    must not come twice); None: nothing to write. keep: sha256 of all cache files in use, not to be evicted.
+    asked for or found. targets: {name: target after the node's state and its owner's decisions have their say}.
+    working: {name: the target as its steps carry it: what was allocated stays as it was allocated}. node_state: the
+    state to show; node_problems: why. boot_sn_done: write it to the journal *before* carrying out node_steps (a reboot
+    among them must not come twice); None: nothing to write. keep: sha256 of all cache files in use, not to be evicted.
     overcome: subjects whose failure may be forgotten; no other may (a step down that succeeds does not end the
     back-off of the step up that failed). decisions: those that were counted in.
     """

@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 
+from confine.api import firewall as api_firewall
 from confine.core import addressing
 from confine.drivers.links import BRIDGE
 from confine.errors import StepError
@@ -47,7 +48,7 @@ ANSWER_S = 2.0
 def render(settings: "Settings") -> str:
     """The text for `nft -f -`: both tables, replacing older ones of the same names."""
     parts = [f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in FAMILIES]
-    return "".join(parts) + _inet(settings) + _bridge(settings)
+    return "".join(parts) + _inet(settings) + _bridge(settings) + api_firewall.render(settings)
 
 
 def _inet(settings: "Settings") -> str:
@@ -147,9 +148,7 @@ class Firewall:
     share: directory of the package's files. cut(): patterns of the interfaces that must be silent.
     """
 
-    def __init__(
-        self, settings: "Settings", share: str = "", cut: "Callable[[], list[str]]" = lambda: []
-    ) -> None:
+    def __init__(self, settings: "Settings", share: str = "", cut: "Callable[[], list[str]]" = list) -> None:
         self._settings = settings
         self._share = share
         self._cut = cut
@@ -188,6 +187,11 @@ class Firewall:
                 continue
             try:
                 digest.update(_nft(["list", "table", family, TABLE], b""))
+            except StepError:
+                return None
+        if api_firewall.management_address(self._settings) is not None and self._settings.api_enabled:
+            try:
+                digest.update(_nft(["list", "table", "inet", api_firewall.TABLE], b""))
             except StepError:
                 return None
         return digest.digest()

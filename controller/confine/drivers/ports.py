@@ -30,13 +30,24 @@ def of(nr: "int | None") -> "list[str]":
 
 def silence(ports: "list[str]") -> "list[str]":
     """Take `ports` down: no frame goes in or out. Gives those that could not be; one that is not there is silent."""
+    return _set(ports, up=False)
+
+
+def let_speak(ports: "list[str]") -> "list[str]":
+    """Take `ports` up again. Gives those that could not be."""
+    return _set(ports, up=True)
+
+
+def _set(ports: "list[str]", up: bool) -> "list[str]":
     failed = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as query:
         for port in ports:
             try:
                 answer = fcntl.ioctl(query, SIOCGIFFLAGS, struct.pack(IFREQ, port.encode(), 0))
-                flags = struct.unpack(IFREQ, answer)[1] & ~IFF_UP
-                fcntl.ioctl(query, SIOCSIFFLAGS, struct.pack(IFREQ, port.encode(), flags))
+                before = struct.unpack(IFREQ, answer)[1]
+                flags = before | IFF_UP if up else before & ~IFF_UP
+                if flags != before:
+                    fcntl.ioctl(query, SIOCSIFFLAGS, struct.pack(IFREQ, port.encode(), flags))
             except OSError:
                 if os.path.exists(os.path.join(NETWORK, port)):
                     failed.append(port)

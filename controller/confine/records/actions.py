@@ -9,7 +9,7 @@ it; how many were lost is itself recorded. The daemon and the CLI may write side
      "kind": "step", "subject": "000000000005_0001", "who": "registry: group 3 Students", "what": "containers start",
      "why": "asked for: started", "document": "https://.../slivers/5", "revision": "\\"1a2b\\"", "more": {...}}
 
-run, n: the process that wrote it and its count there; a gap in n is a lost record.
+run, n: the process that wrote it and its count there; a gap in n is a lost record. n of a note of losses is negative.
 """
 
 import collections
@@ -53,9 +53,7 @@ class ActionLog:
     now: gives the present Moment (tests).
     """
 
-    def __init__(
-        self, paths: "Paths", settings: "Settings", now: "Callable[[], moments.Moment]" = moments.now
-    ) -> None:
+    def __init__(self, paths: "Paths", settings: "Settings", now: "Callable[[], moments.Moment]" = moments.now) -> None:
         self._place = os.path.join(directory(paths), "actions")
         self._total = settings.record_action_mib * MIB
         self._days = settings.record_days
@@ -64,6 +62,7 @@ class ActionLog:
         self._run = os.urandom(4).hex()
         self._count = 0
         self._waiting: collections.deque[dict[str, Any]] = collections.deque()
+        self._under_way = 0  # how many, from the oldest on, are being written now
         self._lost = 0  # not yet recorded as lost
         self._lost_ever = 0
         self._error: str | None = None
@@ -91,7 +90,7 @@ class ActionLog:
         document, revision: URI and ETag of the registry document that asked for it. more: anything else, as JSON.
         """
         values = (kind, subject, who, what, why, document, revision)
-        record = {name: _text(value) for name, value in zip(TEXTS, values, strict=True)}
+        record: dict[str, Any] = {name: _text(value) for name, value in zip(TEXTS, values, strict=True)}
         record["more"] = _bounded(more)
         moment = self._now()
         record.update({"t": moment.wall, "up": moment.up, "boot": moment.boot, "sure": moment.sure})
@@ -119,10 +118,14 @@ class ActionLog:
 
     def status(self) -> "dict[str, Any]":
         """{waiting: records not yet on disk, lost: since start, error: why the disk refuses or None, problems:
-        damage found, bytes: on disk}"""
+        damage found}"""
         with self._state:
             found = {"waiting": len(self._waiting), "lost": self._lost_ever, "error": self._error}
-        return {**found, "problems": list(self._segments.problems), "bytes": self._segments.size()}
+        return {**found, "problems": list(self._segments.problems)}
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._segments.size()
 
     def segment(self) -> int:
         """Number of the file written to now; another one than before: what must stand in each is to be said again."""
@@ -133,7 +136,7 @@ class ActionLog:
         record.update({"run": self._run, "n": self._count})
         self._waiting.append(record)
         while len(self._waiting) > WAITING:
-            self._waiting.popleft()
+            del self._waiting[self._under_way]  # the oldest that is not being written just now
             self._lost += 1
             self._lost_ever += 1
 
@@ -145,10 +148,10 @@ class ActionLog:
                 if not self._waiting:
                     return
                 batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
-                lost = self._lost
+                self._under_way, lost = len(batch), self._lost
             error = self._write(batch, lost)
             with self._state:
-                self._error = error
+                self._error, self._under_way = error, 0
                 if error is None:
                     self._written(batch, lost)
                     pause = AGAIN_S[0]
@@ -160,7 +163,7 @@ class ActionLog:
 
     def _write(self, batch: "list[dict[str, Any]]", lost: int) -> "str | None":
         """Why it could not be written; None: it is on the disk."""
-        records = [*self._note_of(lost), *batch]
+        records = [*self._note_of(lost, batch[0]["n"]), *batch]
         try:
             payloads = [json.dumps(record, sort_keys=True).encode() for record in records]
             moment = self._now()
@@ -171,7 +174,7 @@ class ActionLog:
             return "{}: {}".format(error.filename or self._place, error.strerror or error)
         return None
 
-    def _note_of(self, lost: int) -> "list[dict[str, Any]]":
+    def _note_of(self, lost: int, before: int) -> "list[dict[str, Any]]":
         if not lost:
             return []
         moment = self._now()
@@ -179,7 +182,7 @@ class ActionLog:
         note.update({"kind": "lost", "subject": "node", "what": "{} records were lost".format(lost), "more": None})
         note["why"] = "the disk took none for long: {}".format(self._error or "too many at once")
         note.update({"t": moment.wall, "up": moment.up, "boot": moment.boot, "sure": moment.sure})
-        return [{**note, "run": self._run, "n": 0}]
+        return [{**note, "run": self._run, "n": -before}]
 
     def _written(self, batch: "list[dict[str, Any]]", lost: int) -> None:
         self._lost -= lost

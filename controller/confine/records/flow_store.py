@@ -138,9 +138,7 @@ class FlowStore:
             yield series
             self._read_problems += [text for text in series.problems if text not in self.problems]
 
-    def _heads(
-        self, series: Segments, numbers: "list[int] | None" = None
-    ) -> "Iterator[tuple[dict[str, Any], bytes]]":
+    def _heads(self, series: Segments, numbers: "list[int] | None" = None) -> "Iterator[tuple[dict[str, Any], bytes]]":
         for payload in series.read(numbers):
             found = split(payload)
             if found is not None:

@@ -34,7 +34,18 @@ OUT, IN = "out", "in"
 class Flow:
     """A connection of a sliver; see the module for the members."""
 
-    __slots__ = ("certain", "counts", "direction", "first", "inside", "last", "outside", "protocol", "remote", "written")
+    __slots__ = (
+        "certain",
+        "counts",
+        "direction",
+        "first",
+        "inside",
+        "last",
+        "outside",
+        "protocol",
+        "remote",
+        "written",
+    )
 
     def __init__(self, event: "Event", direction: str, first: float) -> None:
         out, back = event.out, event.back

@@ -108,7 +108,7 @@ class FlowRecorder:
 
     def status(self) -> "dict[str, Any]":
         """{on, open: connections under way, events, overruns: times the kernel dropped events, coarse: connections kept
-        only in groups, lost_batches, error: why nothing is heard or written, or None, problems: damage, bytes}"""
+        only in groups, lost_batches, error: why nothing is heard or written, or None, problems: damage}"""
         return {
             "on": self._thread is not None and self._thread.is_alive(),
             "open": self._table.open_flows(),
@@ -118,8 +118,11 @@ class FlowRecorder:
             "lost_batches": self._lost_batches,
             "error": self._error or self._disk_error,
             "problems": self._store.problems,
-            "bytes": self._store.size(),
         }
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._store.size()
 
     # ---- the thread ---------------------------------------------------------------------------------------------
 
@@ -133,7 +136,11 @@ class FlowRecorder:
                 continue
             self._error = None
             with listener:
-                self._listen(listener)
+                try:
+                    self._listen(listener)
+                except Exception as error:  # nothing that was heard may end the recording
+                    self._error = "flow record: unexpected {!r}".format(error)
+                    self._wait_without(time.monotonic() + LIST_AFTER_LOSS_S)
         self._write()
 
     def _wait_without(self, until: float) -> None:
@@ -155,8 +162,8 @@ class FlowRecorder:
                 self._write()
                 due = now + self._every
             wait = max(0.0, min(due, self._list_at) - now)
-            ready = select.select([listener, self._wake_read], [], [], wait)[0]
-            if listener in ready and not self._hear(listener):
+            ready = select.select([listener.fileno(), self._wake_read], [], [], wait)[0]
+            if listener.fileno() in ready and not self._hear(listener):
                 return
             if self._wake_read in ready:
                 self._woken()
@@ -226,7 +233,10 @@ class FlowRecorder:
         now = time.monotonic()
         if now >= self._names_due:
             self._names_due = now + ADDRESSES_S
-            self._names = packed(self._slivers())
+            try:
+                self._names = packed(self._slivers())
+            except Exception as error:  # the ones known before stay good
+                self._error = "the slivers' addresses cannot be had: {!r}".format(error)
         return self._names.get(address)
 
 
@@ -267,6 +277,7 @@ def switch_on() -> None:
         try:
             with open(path, "rb+", buffering=0) as file:
                 if file.read(8).strip() == b"0":
+                    file.seek(0)  # the kernel takes a number at the beginning only
                     file.write(b"1")
         except OSError:
             pass  # not loaded yet, or not in this kernel: flows are recorded without

@@ -115,6 +115,7 @@ class Owners:
         self._settings = settings
         self._segment: int | None = None
         self._written: dict[str, dict[str, Any]] = {}
+        self._to_say_again: set[str] = set()
         self._seen: tuple[object, list[tuple[str, int]]] | None = None
 
     def look(self, state: "State | None", slivers: "list[SliverTarget]", bookings: "dict[str, Booking]") -> None:
@@ -128,8 +129,8 @@ class Owners:
             return
         if self._segment is None:
             self._recall()
-        elif segment != self._segment:
-            self._written = {}
+        elif segment != self._segment and self._segment > 0:
+            self._to_say_again = set(self._written)
         self._segment, self._seen = segment, (state, booked)
         targets = {target.name: target for target in slivers}
         for name, nr in booked:
@@ -149,9 +150,11 @@ class Owners:
                     self._written[record["subject"]] = record["more"]
 
     def _note(self, found: "dict[str, Any]", uri: str) -> None:
-        if _important(self._written.get(found["name"])) != _important(found):
-            self._add(found["name"], HELD, found, uri)
-            self._written[found["name"]] = found
+        name = found["name"]
+        if name in self._to_say_again or _important(self._written.get(name)) != _important(found):
+            self._add(name, HELD, found, uri)
+            self._written[name] = found
+            self._to_say_again.discard(name)
 
     def _add(self, name: str, what: str, found: "dict[str, Any]", uri: "str | None") -> None:
         group = found.get("group") or {}
@@ -192,6 +195,6 @@ def _person(docs: "dict[str, Any]", entry: "dict[str, Any]", group_uri: str) -> 
 
 def _group_words(target: "SliverTarget", docs: "dict[str, Any]") -> str:
     slice_uri = reference(docs.get(target.uri), "slice", target.uri)[0] or ""
-    group = docs.get(reference(docs.get(slice_uri), "group", slice_uri)[0]) or {}
+    group = docs.get(reference(docs.get(slice_uri), "group", slice_uri)[0] or "") or {}
     name = " " + str(group["name"]) if group.get("name") else ""
     return "registry: group {}{}, slice {} {}".format(target.group_id, name, target.slice_id, target.slice_name)

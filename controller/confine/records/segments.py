@@ -31,8 +31,8 @@ UNDATED = 0  # time stamp of a segment that was closed while the clock was not c
 class Segments:
     """The files `<prefix>-<number>` in `directory`. Not thread-safe; other processes may read and append.
 
-    total: bytes for all together; segment: for one (None: an eighth of it). set_aside: take a segment's disk blocks when it is begun, so that a disk that gets
-    full later does not stop what is appended to it.
+    total: bytes for all together; segment: for one (None: an eighth of it). set_aside: take a segment's disk blocks
+    when it is begun, so that a disk that gets full later does not stop what is appended to it.
     """
 
     def __init__(
@@ -206,9 +206,9 @@ class Segments:
         while sum(_size(self.path(number)) for number in numbers) + self._segment > self._total and len(numbers) > 1:
             os.unlink(self.path(numbers.pop(0)))
         number = (numbers[-1] if numbers else self.newest) + 1
-        if not self._with_room(lambda: self._create(number, self._set_aside)):
-            if not self._set_aside or not self._with_room(lambda: self._create(number, False)):
-                raise OSError(errno.ENOSPC, "no space for a new segment", self.path(number))
+        made = self._with_room(lambda: self._create(number, self._set_aside))
+        if not made and not (self._set_aside and self._with_room(lambda: self._create(number, False))):
+            raise OSError(errno.ENOSPC, "no space for a new segment", self.path(number))
         self.newest, self._end, self._spoiled = number, 0, False
 
     def _create(self, number: int, set_aside: bool) -> None:
