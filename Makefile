@@ -13,7 +13,6 @@ CORE := $(wildcard controller/confine/core/*.py)
 SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!/bin/(sh|ash)' 2>/dev/null)
 
 ONCE ?= 0
-ARGS ?=
 export ONCE
 ARGS ?=
 ONLY ?=

@@ -1,4 +1,8 @@
-"""The command `confine`: looks at the node's daemon and tells it what to do."""
+"""The command `confine`: looks at the node, tells its daemon what to do, and does at once what must not wait for it.
+
+Parser, help and completion are made from the table in verbs.py; what a verb does is in VERBS below it and in
+cli_slivers.py.
+"""
 
 import argparse
 import json
@@ -6,26 +10,32 @@ import os
 import sys
 import time
 
-from confine import __version__, tables
+from confine import __version__, verbs
 from confine.control import ask
 from confine.errors import ConfineError
 from confine.paths import Paths
+from confine.verbs import CHOICE, INT, SWITCH, WORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 WATCH_S = 1.0
+FOLLOW_S = 0.3
 CLEAR = "\x1b[H\x1b[J"
+RUN = "/run/confine"
 
 
 def main(argv: "list[str] | None" = None) -> int:
-    """Exit status: 0 done, 1 the daemon said no or does not answer, 2 the command line is wrong."""
-    args = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = args.run
+    """Exit status: 0 done, 1 not or not all of it, 2 the command line is wrong; of `exec`, the command's own."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:2] == ["stop", "show"]:
+        words[:2] = ["stop-show"]
+    args = _parser().parse_args(words)
     try:
-        return run(args)
+        given = {argument.name: getattr(args, argument.name) for argument in args.verb.arguments}
+        return _run(args.verb, verbs.checked(args.verb.name, given, verbs.COMMAND) if args.verb.by == verbs.COMMAND
+                    else given, args.run_dir)  # fmt: skip
     except ConfineError as error:
         sys.stderr.write("confine: {}\n".format(error))
         return 1
@@ -37,57 +47,177 @@ def main(argv: "list[str] | None" = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confine", description="The controller of this testbed node.")
+    parser = argparse.ArgumentParser(
+        prog="confine", description="The controller of this testbed node.", allow_abbrev=False,
+        epilog="SLIVER is SLICE@NODE (5@1), a host name, or the number of a slice (5), which has one sliver on a node.",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version="confine " + __version__)
-    parser.add_argument("--socket", default=Paths(run=os.environ.get("CONFINE_RUN", "/run/confine")).control,
-                        help="the daemon's control socket (default: %(default)s)")  # fmt: skip
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    status = verbs.add_parser("status", help="the node and its slivers, in a table")
-    status.add_argument("--json", action="store_true", help="as JSON, for programs")
-    status.add_argument("--watch", action="store_true", help="again each second, until Ctrl-C")
-    status.set_defaults(run=_status)
-    plan = verbs.add_parser("plan", help="what would be done now, and why")
-    plan.add_argument("--json", action="store_true", help="as JSON, for programs")
-    plan.set_defaults(run=_plan)
-    refresh = verbs.add_parser("refresh", help="read the registry now, and try again what failed")
-    refresh.set_defaults(run=_refresh)
-    log = verbs.add_parser("log", help="the daemon's last log lines")
-    log.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many (default: %(default)s)")
-    log.set_defaults(run=_log)
+    parser.add_argument("--run-dir", default=os.environ.get("CONFINE_RUN", RUN), help=argparse.SUPPRESS)
+    parsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in verbs.VERBS:
+        if verb.hidden:
+            continue
+        # Without a help text argparse lists a verb under no name at all: "stop show" is told with stop.
+        shown: dict[str, Any] = {"help": verb.help} if verb.spoken == verb.name else {}
+        one = parsers.add_parser(verb.name, description=_sentence(verb), prog="confine " + verb.spoken,
+                                 allow_abbrev=False, **shown)  # fmt: skip
+        one.set_defaults(verb=verb)
+        for argument in verb.arguments:
+            _add(one, argument)
     return parser
 
 
-def _status(args: argparse.Namespace) -> int:
+def _sentence(verb: verbs.Verb) -> str:
+    more = " See also `confine stop show`." if verb.name == "stop" else ""
+    return verb.help[:1].upper() + verb.help[1:] + "." + more
+
+
+def _add(parser: argparse.ArgumentParser, argument: verbs.Argument) -> None:
+    options: dict[str, Any] = {"help": argument.help, "default": argument.default}
+    if argument.flag is None:
+        options["metavar"] = argument.name.upper()
+        if argument.kind == CHOICE:
+            options["metavar"] = "|".join(argument.choices)
+        if argument.kind == WORDS:
+            options["nargs"] = argparse.REMAINDER
+        elif not argument.required:
+            options["nargs"] = "?"
+        parser.add_argument(argument.name, **options)
+        return
+    flags = [flag for flag in (argument.short, argument.flag) if flag]
+    if argument.kind == SWITCH:
+        options["action"] = "store_true"
+    else:
+        options["metavar"] = argument.name.upper()
+        options["type"] = int if argument.kind == INT else str
+    parser.add_argument(*flags, dest=argument.name, **options)
+
+
+def _run(verb: verbs.Verb, args: "dict[str, Any]", run: str) -> int:
+    own = VERBS.get(verb.name)
+    if own is not None:
+        return int(own(args, run))
+    from confine import cli_slivers  # lazy: looking at the node is the most common
+
+    return cli_slivers.run(verb.name, args, run)
+
+
+# ---- looking ------------------------------------------------------------------------------------------------------
+
+
+def _status(args: "dict[str, Any]", run: str) -> int:
+    from confine import tables
+
     while True:
-        doc = ask(args.socket, "status")
-        text = _json(doc) if args.json else tables.status(doc, sys.stdout.isatty())
-        sys.stdout.write(CLEAR + text if args.watch and sys.stdout.isatty() else text)
+        doc = _ask(run, "status")
+        live = args["watch"] and sys.stdout.isatty()
+        text = as_json(doc) if args["json"] else tables.status(doc, sys.stdout.isatty())
+        sys.stdout.write(CLEAR + text if live else text)
         sys.stdout.flush()
-        if not args.watch:
+        if not args["watch"]:
             return 0
         time.sleep(WATCH_S)
 
 
-def _plan(args: argparse.Namespace) -> int:
-    doc = ask(args.socket, "plan")
-    sys.stdout.write(_json(doc) if args.json else tables.plan(doc))
+def _slivers(args: "dict[str, Any]", run: str) -> int:
+    from confine import tables
+
+    slivers = _ask(run, "slivers")["slivers"]
+    sys.stdout.write(as_json(slivers) if args["json"] else tables.slivers(slivers, sys.stdout.isatty()))
     return 0
 
 
-def _refresh(args: argparse.Namespace) -> int:
-    sys.stdout.write(ask(args.socket, "refresh")["message"] + "\n")
+def _sliver(args: "dict[str, Any]", run: str) -> int:
+    from confine import tables
+
+    doc = _ask(run, "sliver", {"sliver": args["sliver"]})
+    sys.stdout.write(as_json(doc) if args["json"] else tables.sliver(doc))
     return 0
 
 
-def _log(args: argparse.Namespace) -> int:
-    for line in ask(args.socket, "log", {"lines": args.lines}):
-        sys.stdout.write(line + "\n")
+def _plan(args: "dict[str, Any]", run: str) -> int:
+    from confine import tables
+
+    doc = _ask(run, "plan")
+    sys.stdout.write(as_json(doc) if args["json"] else tables.plan(doc))
     return 0
 
 
-def _json(doc: "Any") -> str:
+def _refresh(args: "dict[str, Any]", run: str) -> int:
+    sys.stdout.write(_ask(run, "refresh")["message"] + "\n")
+    return 0
+
+
+def _log(args: "dict[str, Any]", run: str) -> int:
+    from confine.log import tail
+
+    path = Paths(run=run).log
+    place = _size(path)
+    lines = tail(path, args["lines"])
+    sys.stdout.write("".join(line + "\n" for line in lines))
+    while args["follow"]:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_S)
+        size = _size(path)
+        if size < place:  # the full file was put aside, a new one begun
+            place = 0
+        if size > place:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                file.seek(place)
+                sys.stdout.write(file.read())
+                place = file.tell()
+    return 0
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _check(args: "dict[str, Any]", run: str) -> int:
+    from confine import check, tables
+
+    findings = check.all_findings(run)
+    doc = [finding.as_doc() for finding in findings]
+    sys.stdout.write(as_json(doc) if args["json"] else tables.check(doc, sys.stdout.isatty()))
+    return 1 if any(finding.state == check.FAIL for finding in findings) else 0
+
+
+def _trace(args: "dict[str, Any]", run: str) -> int:
+    from confine import cli_trace
+
+    return cli_trace.run(args, run)
+
+
+def _completion(args: "dict[str, Any]", run: str) -> int:
+    from confine import completion
+
+    sys.stdout.write(completion.script())
+    return 0
+
+
+def _ask(run: str, verb: str, args: "dict[str, Any] | None" = None) -> "Any":
+    return ask(Paths(run=run).control, verb, args)
+
+
+def as_json(doc: "Any") -> str:
+    """`doc` as programs and people can read it."""
     return json.dumps(doc, indent=2, sort_keys=True) + "\n"
 
+
+VERBS = {
+    "status": _status,
+    "slivers": _slivers,
+    "sliver": _sliver,
+    "plan": _plan,
+    "refresh": _refresh,
+    "log": _log,
+    "check": _check,
+    "trace": _trace,
+    "completion": _completion,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,31 +7,38 @@ import os
 import select
 import time
 
+from confine import stop, verbs
 from confine.clock import ntp_date
 from confine.control import ControlServer
 from confine.core import desired as desired_rules
 from confine.core import plan as plan_rules
 from confine.core import steps as steps_table
+from confine.core.decisions import Decision
 from confine.core.model import Desired, Observed, Problem, SliverTarget, Step
 from confine.core.settings import Settings
 from confine.crew import Cancelled, Crew, Job
-from confine.errors import ConfineError, StepError
+from confine.decisions import DecisionBook
+from confine.errors import StepError
 from confine.failures import Failures
 from confine.journal import Journal
-from confine.log import Log, tail
+from confine.log import Log
 from confine.machine import Machine
 from confine.paths import Paths
 from confine.reader import Reader
+from confine.recording import Recording
 from confine.status import Board
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from confine.api.server import ApiServer
+
 LOOK_AGAIN_S = 30.0
 STOPPING = ("containers", "stop")
 STOP_TIMEOUT_S = 20.0
-WORKED_FOR = ("uri", "target", "sliver_instance_sn", "slice_instance_sn", "template", "data", "limits", "blocked")
+WORKED_FOR = ("uri", "target", "sliver_instance_sn", "slice_instance_sn", "template", "data", "limits", "blocked",
+              "reset")  # fmt: skip
 GATHER_S = 0.05  # ends of jobs that come together are planned for together
 
 
@@ -45,13 +52,16 @@ class Controller:
         self._own_problems = problems + [Problem("", text) for text in self._journal.problems]
         self._reader = Reader(paths, settings, log, self._wake)
         self._crew = Crew(self._carry_out, self._finished)
-        self._machine = Machine(paths, settings, self._journal, self._reader.fetcher, self._crew.progress)
+        self._book = DecisionBook(paths)
+        self._machine = Machine(paths, settings, self._journal, self._book, self._reader.fetcher, self._crew.progress)
         self._paths = paths
+        self._sentences: dict[str, list[str]] = {}
         self._failures = Failures()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
         self._reload = False
         self._board = Board(settings, self._machine, self._journal, self._reader, self._crew)
+        self._recording = Recording(paths, settings, self._journal, self._machine.usage)
 
     # ---- from outside -------------------------------------------------------------------------------------------
 
@@ -66,33 +76,54 @@ class Controller:
         self._log.info("node", "controller started")
         self._machine_first_look()
         control = ControlServer(self._paths.control, self._verb)
+        api = self._api_server()
         self._reader.start()
+        self._recording.start()
         while not self._stopping:
             self._turn()
             self._sleep()
         control.close()
+        if api is not None:
+            api.close()
         self._reader.close()
         if not self._crew.close(STOP_TIMEOUT_S):
             self._log.warn("node", "steps still run after {:.0f} s: they end with the daemon".format(STOP_TIMEOUT_S))
+        self._recording.close()
         self._log.info("node", "controller stopped, slivers go on" if not self._reload else "reading settings again")
         return self._reload
 
     def _verb(self, verb: str, args: "dict[str, Any]") -> "Any":
-        if verb == "status":
-            return self._board.status()
+        args = verbs.checked(verb, args)
+        if verb == "refresh":
+            self._refresh()
+            return {"message": "the registry is read now"}
+        if verb == "flush":
+            return {"flushed": self._recording.flush()}
+        if verb == "look":
+            self._wake()
+            return {"message": "the node is looked at now"}
         if verb == "plan":
             return self._board.planned()
-        if verb == "refresh":
-            self._log.info("node", "refresh asked for")
-            self._failures.clear()
-            self._reader.refresh()
-            return {"message": "the registry is read now"}
-        if verb == "log":
-            lines = args.get("lines", 50)
-            if not isinstance(lines, int) or not 1 <= lines <= 10000:
-                raise ConfineError("lines is {!r}: must be a number from 1 to 10000".format(lines))
-            return tail(self._paths.log, lines)
-        raise ConfineError("there is no verb {!r}: status, plan, refresh, log".format(verb))
+        if verb == "sliver":
+            return self._board.sliver(args["sliver"])
+        return self._board.status()
+
+    def _refresh(self) -> None:
+        self._log.info("node", "refresh asked for")
+        self._failures.clear()
+        self._reader.refresh()
+
+    def _api_server(self) -> "ApiServer | None":
+        """The node API, serving; None if it is switched off."""
+        if not self._settings.api_enabled:
+            return None
+        from confine.api.server import ApiServer  # lazy: much to load, for those who want it
+        from confine.api.view import DaemonView
+
+        view = DaemonView(self._board, self._reader, self._refresh)
+        server = ApiServer(view, self._paths, self._settings, self._log)
+        server.start()
+        return server
 
     # ---- the round ----------------------------------------------------------------------------------------------
 
@@ -100,6 +131,15 @@ class Controller:
         observed = self._machine.observe()
         allocations = {name: found.allocation for name, found in observed.slivers.items() if found.allocation}
         self._journal.recover(allocations)
+        self._prepare_stop()
+
+    def _prepare_stop(self) -> None:
+        """What `confine stop` needs to be quick, and to keep its decision on a full disk."""
+        try:
+            self._book.prepare()
+            stop.prepare(self._paths, self._journal.bookings())
+        except OSError as error:
+            self._log.warn("node", "stopping at once is not prepared, it may take longer: {}".format(error))
 
     def _turn(self) -> None:
         try:
@@ -108,8 +148,10 @@ class Controller:
             plan, observed = self._plan(desired, busy)
             if plan.node_steps and self._do_node_steps(plan.node_steps):
                 plan, observed = self._plan(desired, busy)
+            self._tell_decisions(plan)
             self._assign(plan, busy)
             self._board.show(desired, plan, observed)
+            self._recording.look(self._reader.state, desired, observed)
         except Exception as error:  # a round that fails must not end the daemon; the next one looks anew
             self._log.warn("node", "round failed: {}: {}".format(type(error).__name__, error))
             if os.environ.get("CONFINE_DEBUG"):
@@ -135,7 +177,8 @@ class Controller:
             self._settings,
             now,
             self._journal.boot_sn_done,
-            self._own_problems,
+            self._own_problems + [Problem("", text) for text in self._recording.problems()],
+            self._book.now(),
         )
         self._machine.cache.keep = set(plan.keep)
         self._failures.overcome(plan.overcome, now)
@@ -169,21 +212,41 @@ class Controller:
                 self._log.info(name, "what is asked changed: job called off")
                 self._crew.cancel(name)
         for name, steps in plan.sliver_steps.items():
+            if (steps[0].driver, steps[0].verb) == STOPPING:
+                self._machine.silence(name)
             if name not in busy:
                 self._crew.assign(name, steps)
 
+    def _tell_decisions(self, plan: "plan_rules.Plan") -> None:
+        """Write what people decided since the last turn into the log."""
+        found = {name: plan.decisions.of(name).sentences() for name in plan.states}
+        for name, sentences in found.items():
+            before = self._sentences.get(name, [])
+            for text in sentences:
+                if text not in before:
+                    self._log.info(name, text)
+            if before and not sentences:
+                self._log.info(name, "No decision holds it back any more.")
+        self._sentences = found
+
     def _carry_out(self, step: Step) -> None:
         begun = time.monotonic()
+        if held_back(step, self._book.of(step.subject)):
+            raise Cancelled("stopped or paused meanwhile")
         try:
             self._machine.do(step)
         except Cancelled:
             raise
         except StepError as error:
+            self._recording.step(step, self._reader.state, time.monotonic() - begun, str(error))
             self._log.warn(step.subject, "{} {} failed: {}".format(step.driver, step.verb, error))
             raise
         if (step.driver, step.verb) == STOPPING:
             self._failures.stopped(step.subject)
+        if step.driver == "journal":
+            self._prepare_stop()
         took = time.monotonic() - begun
+        self._recording.step(step, self._reader.state, took, None)
         self._log.info(step.subject, "{} {} ({:.0f} ms): {}".format(step.driver, step.verb, took * 1000, step.why))
 
     def _finished(self, job: Job, step: "Step | None", error: "StepError | None") -> None:
@@ -210,6 +273,13 @@ class Controller:
         """Until it is time to look again, or to try again what failed."""
         due = self._failures.due_in(time.monotonic())
         return LOOK_AGAIN_S if due is None else max(0.1, min(LOOK_AGAIN_S, due))
+
+
+def held_back(step: Step, decision: Decision) -> bool:
+    """Was it decided, since `step` was planned, that it must not be done? (A paused sliver is thawed to be halted.)"""
+    if (step.driver, step.verb) == ("containers", "start"):
+        return decision.quiet
+    return (step.driver, step.verb) == ("limits", "thaw") and decision.stop is not None
 
 
 def outdated(worked_for: "SliverTarget | None", asked: "SliverTarget | None") -> bool:

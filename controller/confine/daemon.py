@@ -9,23 +9,11 @@ import os
 import signal
 import sys
 
+from confine.configuration import read_settings
 from confine.controller import Controller
-from confine.core import settings as settings_table
-from confine.core.model import Problem
-from confine.core.settings import Settings
-from confine.drivers import uci
-from confine.errors import ConfineError, SettingsError
+from confine.errors import ConfineError
 from confine.log import Log
 from confine.paths import Paths
-
-
-def read_settings(paths: Paths) -> "tuple[Settings, list[Problem]]":
-    """The node's settings from UCI. With a file that cannot be read: the defaults, which join no testbed."""
-    try:
-        return settings_table.parse(uci.load("confine", paths.uci))
-    except SettingsError as error:
-        defaults, _ = settings_table.parse({})
-        return defaults, [Problem("", str(error))]
 
 
 def lock(paths: Paths) -> int:

@@ -25,7 +25,7 @@ def halt_all(root: str, patience: float = STOP_S) -> int:
     asked = []
     for path in slivers:
         init = cgroups.find_init(path)
-        if init is not None and ask_to_halt(init, path):
+        if init is not None and not cgroups.frozen(path) and ask_to_halt(init, path):
             asked.append(path)
     cgroups.wait_until(lambda: not any(cgroups.populated(path) for path in asked), time.monotonic() + patience)
     forced = [path for path in slivers if cgroups.populated(path)]

@@ -5,6 +5,8 @@ import os
 from confine.core import steps
 from confine.core.model import MIB, Observed, SliverObserved, Step
 from confine.core.settings import Settings
+from confine.decisions import DecisionBook
+from confine.drivers import ports
 from confine.drivers.boot import Boot
 from confine.drivers.cache import Cache
 from confine.drivers.containers import Containers
@@ -14,6 +16,7 @@ from confine.drivers.links import Links
 from confine.drivers.storage import Storage
 from confine.journal import Journal
 from confine.paths import Paths
+from confine.stop import patterns_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,18 +34,20 @@ class Machine:
         paths: Paths,
         settings: Settings,
         journal: Journal,
+        book: DecisionBook,
         fetcher: "Fetcher",
         on_progress: "Callable[[str, str, int, int | None], None]",
     ) -> None:
         self.paths = paths
         self.journal = journal
+        self.book = book
         reserve = settings.disk_reserve_mib
         self.cache = Cache(paths, fetcher, settings.cache_max_mib, on_progress, reserve, settings.template_max_mib)
         self.storage = Storage(paths, self.cache, lambda: resolver_lines(settings), reserve)
         self.limits = LimitsDriver(paths)
         self.containers = Containers(paths, settings)
         self.links = Links(settings)
-        self.firewall = Firewall(settings)
+        self.firewall = Firewall(settings, paths.share, self._to_be_silent)
         self._drivers: dict[str, object] = {
             "boot": Boot(),
             "cache": self.cache,
@@ -59,6 +64,16 @@ class Machine:
         steps.phase(step.driver, step.verb)
         verb: Callable[[Step], None] = getattr(self._drivers[step.driver], step.verb)
         verb(step)
+
+    def _to_be_silent(self) -> "list[str]":
+        numbers = {name: booking.nr for name, booking in self.journal.bookings().items()}
+        return patterns_of(self.book.now(), numbers)
+
+    def silence(self, name: str) -> None:
+        """Take the interfaces of the sliver `name` down at once: it is to be stopped, and others may come first."""
+        booking = self.journal.bookings().get(name)
+        if booking is not None:
+            ports.silence(ports.of(booking.nr))
 
     def observe(self) -> Observed:
         """What is there now, read from kernel, LXC and disk. No process is started and no file written."""

@@ -5,9 +5,11 @@ import time
 
 from confine import __version__
 from confine.core import report
+from confine.core.decisions import parse_sliver
 from confine.core.model import Booking, Desired, Observed
 from confine.core.plan import Plan
 from confine.core.settings import Settings
+from confine.errors import ConfineError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +42,11 @@ class Board:
             self._round = (desired, plan, observed)
             self._rounds += 1
 
+    @property
+    def rounds(self) -> int:
+        """How many rounds were shown: what `status()` says may be new when this is."""
+        return self._rounds
+
     def status(self) -> "dict[str, Any]":
         """The node, its registry, and each sliver: state, target, what happens, usage."""
         with self._lock:
@@ -59,6 +66,18 @@ class Board:
             "lent": report.lent(observed, bookings, self._settings),
             "slivers": [self._sliver(name, shown, bookings, jobs.get(name)) for name in names],
         }
+
+    def sliver(self, text: str) -> "dict[str, Any]":
+        """All about the sliver that `text` means (parse_sliver). ConfineError if there is none."""
+        try:
+            name = parse_sliver(text, self._settings.node_id)
+        except ValueError as error:
+            raise ConfineError(str(error))
+        with self._lock:
+            shown = self._round
+        if shown is None or name not in shown[1].states:
+            raise ConfineError("there is no sliver {} on this node: `confine slivers` lists them".format(text))
+        return self._sliver(name, shown, self._journal.bookings(), self._crew.jobs().get(name))
 
     def planned(self) -> "dict[str, Any]":
         """The steps to be done now, and what is waited for."""

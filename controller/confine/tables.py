@@ -2,6 +2,9 @@
 
 import time
 
+from confine.core.decisions import spoken
+from confine.log import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -46,7 +49,10 @@ def bar(done: int, total: "int | None") -> str:
 
 
 def doing(sliver: "dict[str, Any]") -> str:
-    """What happens with a sliver now, or what is wrong with it."""
+    """What happens with a sliver now, what people decided about it, or what is wrong with it."""
+    decided = " ".join(sliver.get("decisions") or [])
+    if decided:
+        return decided
     progress = sliver.get("progress")
     if progress:
         text = str(progress["step"])
@@ -71,6 +77,11 @@ def status(doc: "dict[str, Any]", colour: bool, now: "float | None" = None) -> s
     """The whole status as a person reads it."""
     now = time.time() if now is None else now
     return "\n".join([*_head(doc, colour, now), "", *_slivers(doc["slivers"], colour)]) + "\n"
+
+
+def slivers(docs: "list[dict[str, Any]]", colour: bool) -> str:
+    """The slivers' part of the status."""
+    return "\n".join(_slivers(docs, colour)) + "\n"
 
 
 def _head(doc: "dict[str, Any]", colour: bool, now: float) -> "list[str]":
@@ -106,6 +117,12 @@ def _slivers(slivers: "list[dict[str, Any]]", colour: bool) -> "list[str]":
     return table(rows, paints if colour else None)
 
 
+def state_words(sliver: "dict[str, Any]") -> str:
+    """The state, and whether people hold it."""
+    held = "stopped" if sliver.get("stopped") else "paused" if sliver.get("paused") else ""
+    return str(sliver["state"]) + (", " + held if held else "")
+
+
 def _row(sliver: "dict[str, Any]") -> "list[str]":
     usage, limits = sliver.get("usage") or {}, sliver.get("limits") or {}
     memory = "{} / {}".format(amount(usage.get("memory_bytes")), limits.get("memory_mib", "-"))
@@ -113,7 +130,7 @@ def _row(sliver: "dict[str, Any]") -> "list[str]":
     return [
         sliver["id"],
         sliver.get("slice_name") or "",
-        sliver["state"],
+        state_words(sliver),
         sliver.get("set_state") or "-",
         "{:02x}".format(sliver["nr"]) if sliver.get("nr") else "-",
         sliver.get("address") or "-",
@@ -137,3 +154,102 @@ def plan(doc: "dict[str, Any]") -> str:
         if found["waiting"]:
             lines.append("{}  {}".format(found["key"] or name, found["waiting"]))
     return "\n".join(lines or ["nothing to do: everything is as asked"]) + "\n"
+
+
+def sliver(doc: "dict[str, Any]") -> str:
+    """All about one sliver as a person reads it."""
+    usage, limits = doc.get("usage") or {}, doc.get("limits") or {}
+    template = doc.get("template") or {}
+    held = {True: "held", False: "NOT held", None: "not running"}[limits.get("held")]
+    rows = [
+        ["sliver", "{}  {}".format(doc["id"], doc["name"])],
+        ["slice", doc.get("slice_name") or "-"],
+        ["state", "{} (asked: {})".format(state_words(doc), doc.get("set_state") or "-")],
+        ["number", "{:02x}".format(doc["nr"]) if doc.get("nr") else "-"],
+        ["template", "{} ({})".format(template["name"], template["type"]) if template else "-"],
+        ["memory", "{} of {} MiB".format(amount(usage.get("memory_bytes")), limits.get("memory_mib", "-"))],
+        ["disk", "{} MiB".format(limits.get("disk_mib", "-"))],
+        ["limits", held],
+        ["init", str(doc.get("init_pid") or "-")],
+    ]
+    for interface in doc.get("interfaces") or []:
+        parts = [interface.get(key) for key in ("type", "mac_addr", "ipv4_addr", "ipv6_addr")]
+        rows.append(["interface", interface["name"] + "  " + "  ".join(part for part in parts if part)])
+    rows += [["decision", text] for text in doc.get("decisions") or []]
+    rows += [["error", (error["member"] + " " + error["message"]).strip()] for error in doc.get("errors") or []]
+    if doc.get("progress"):
+        rows.append(["now", doing({"progress": doc["progress"]})])
+    return "\n".join(table(rows)) + "\n"
+
+
+def check(findings: "list[dict[str, str]]", colour: bool) -> str:
+    """What `confine check` found: a line each, what to do below it."""
+    shades = {"ok": "started", "warn": "allocated", "fail": "fail"}
+    lines = []
+    width = max([len(finding["what"]) for finding in findings], default=0)
+    for finding in findings:
+        mark = paint("{:4}".format(finding["state"]), shades[finding["state"]], colour)
+        lines.append("{}  {}  {}".format(mark, finding["what"].ljust(width), finding["said"]).rstrip())
+        if finding["todo"] and finding["state"] != "ok":
+            lines.append(" " * (width + 8) + "-> " + finding["todo"])
+    failed = sum(finding["state"] == "fail" for finding in findings)
+    lines.append("all is well" if not failed else "{} to put right".format(failed))
+    return "\n".join(lines) + "\n"
+
+
+def stops(doc: "dict[str, Any]", whole: bool) -> str:
+    """What is stopped, and what it was doing. whole: all of the evidence, not only a line of it."""
+    lines = []
+    for scope, mark in sorted(doc["stops"].items()):
+        why = ": " + mark["why"] if mark["why"] else ""
+        deed = "processes ended" if mark["kill"] else "frozen"
+        lines.append("{} stopped by {} at {}{} ({})".format(spoken(scope), mark["who"], mark["when"], why, deed))
+    for name, found in sorted(doc["evidence"].items()):
+        if found is None:
+            lines.append("{}  no evidence: it did not run".format(spoken(name)))
+            continue
+        counts = (spoken(name), len(found["processes"]), len(found["connections"]), len(found["console"].splitlines()))
+        lines.append("{}  {} processes, {} connections, {} lines of console".format(*counts))
+        lines += _evidence(found) if whole else []
+    return "\n".join(lines or ["nothing is stopped"]) + "\n"
+
+
+def _evidence(found: "dict[str, Any]") -> "list[str]":
+    lines = ["", "processes"]
+    for one in found["processes"]:
+        lines.append("  {} {} {}".format(one["pid"], one.get("State", "?"), printable(one["command"])))
+    lines += ["", "connections", *("  " + printable(line) for line in found["connections"])]
+    for kind, rows in sorted(found["sockets"].items()):
+        if len(rows) > 1:
+            lines += ["", "sockets, " + kind, *("  " + printable(row) for row in rows)]
+    lines += ["", "interfaces (seen from the node: rx is what the sliver sent)"]
+    for port, counts in sorted(found["interfaces"].items()):
+        lines.append("  {} {}".format(port, " ".join("{}={}".format(*pair) for pair in sorted(counts.items()))))
+    lines += ["", "cgroup"]
+    for file, text in sorted(found["cgroup"].items()):
+        lines.append("  {}: {}".format(file, " ".join((text or "-").split())))
+    return [*lines, "", "console", *("  " + printable(line) for line in found["console"].splitlines())]
+
+
+def traced(found: "list[dict[str, Any]]") -> str:
+    """Whose traffic it was, the surest first."""
+    lines = []
+    for one in found:
+        own = one.get("slice") or {}
+        head = (one["certainty"], one.get("key") or one["sliver"], own.get("name") or "(slice not recorded)")
+        lines.append("{}: sliver {} of slice {}".format(*head))
+        for person in one["people"]:
+            roles = ", ".join(person.get("roles") or [])
+            lines.append("  {}  {}".format(person.get("name") or person.get("uri") or person.get("id"), roles).rstrip())
+        if one["why"]:
+            lines.append("  (" + one["why"] + ")")
+        lines += ["  " + _flow(flow) for flow in one["flows"]]
+    return "\n".join(lines or ["nothing is recorded of this address at that time"]) + "\n"
+
+
+def _flow(flow: "dict[str, Any]") -> str:
+    begin = time.strftime("%H:%M:%S", time.gmtime(flow["begin"]))
+    ends = [flow.get("inside"), flow.get("inside_port"), flow.get("remote"), flow.get("remote_port")]
+    words = ["-" if end is None else str(end) for end in ends]
+    text = "{} protocol {} {}:{} - {}:{}".format(begin, flow["protocol"], *words)
+    return text + ", {} bytes out".format(flow["bytes_out"])

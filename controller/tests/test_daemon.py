@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from confine import daemon
-from confine.controller import outdated
-from confine.core.model import Limits, SliverTarget, Template
+from confine import configuration, daemon
+from confine.controller import held_back, outdated
+from confine.core.decisions import Decision, Mark
+from confine.core.model import Limits, SliverTarget, Step, Template
 from confine.drivers import uci
 from confine.errors import ConfineError, SettingsError
 from confine.paths import Paths
@@ -29,7 +30,7 @@ def sliver(**changes):
 
 
 @pytest.mark.parametrize("change", [{"target": "deploy"}, {"sliver_instance_sn": 1}, {"slice_instance_sn": 1},
-                                    {"uri": "v"}, {"blocked": True}, {"template": None}])  # fmt: skip
+                                    {"uri": "v"}, {"blocked": True}, {"template": None}, {"reset": 1}])  # fmt: skip
 def test_a_job_is_called_off_when_what_it_works_towards_changed(change):
     assert outdated(sliver(), sliver(**change))
 
@@ -65,7 +66,7 @@ def test_a_configuration_that_cannot_be_read_joins_no_testbed_and_is_named(monke
         raise SettingsError("/etc/config/confine is malformed")
 
     monkeypatch.setattr(uci, "load", broken)
-    settings, problems = daemon.read_settings(Paths())
+    settings, problems = configuration.read_settings(Paths())
     assert settings.node_id is None
     assert settings.registry_uris == []
     assert [problem.message for problem in problems] == ["/etc/config/confine is malformed"]
@@ -100,3 +101,20 @@ def test_a_configuration_that_is_no_text_is_one_that_cannot_be_read(tmp_path, te
     (tmp_path / "confine").write_bytes(text)
     with pytest.raises(SettingsError, match="malformed"):
         uci.load("confine", str(tmp_path))
+
+
+def decision(**marks):
+    return Decision(**{what: Mark("ann", "now", "") for what in marks})
+
+
+@pytest.mark.parametrize("driver,verb,marks,held", [
+    ("containers", "start", {"stop": 1}, True),
+    ("containers", "start", {"pause": 1}, True),
+    ("containers", "start", {}, False),
+    ("limits", "thaw", {"stop": 1}, True),
+    ("limits", "thaw", {"pause": 1}, False),  # it is thawed to be halted
+    ("containers", "stop", {"stop": 1}, False),
+    ("storage", "mount", {"stop": 1}, False),
+])  # fmt: skip
+def test_a_step_planned_before_a_decision_does_not_make_a_sliver_run(driver, verb, marks, held):
+    assert held_back(Step(driver, verb, "n", "Because."), decision(**marks)) is held

@@ -77,3 +77,45 @@ def test_the_plan_lists_steps_with_their_reasons_and_what_is_waited_for():
 
 def test_a_plan_of_nothing_says_that_all_is_as_asked():
     assert tables.plan({"node_steps": [], "slivers": {}}) == "nothing to do: everything is as asked\n"
+
+
+def test_a_stopped_sliver_shows_the_decision_in_its_line():
+    text = tables.status(doc(state="deployed", stopped=True, decisions=["Stopped by ann at T: attack."]), False, 0.0)
+    assert "deployed, stopped" in text and "Stopped by ann at T: attack." in text
+
+
+def test_one_sliver_is_shown_with_interfaces_decisions_and_errors():
+    found = doc()["slivers"][0]
+    found.update(name="000000000005_0001", template={"name": "Debian", "type": "debian"}, init_pid=77, paused=True,
+                 interfaces=[{"type": "private", "name": "priv", "mac_addr": "54:c0:00:01:05:00", "ipv4_addr": "a/25",
+                              "ipv6_addr": None}], decisions=["Paused by ann."],
+                 errors=[{"member": "/template", "message": "is gone"}])  # fmt: skip
+    text = tables.sliver(found)
+    for words in ("000000000005_0001", "Debian (debian)", "started, paused", "54:c0:00:01:05:00  a/25",
+                  "Paused by ann.", "/template is gone"):  # fmt: skip
+        assert words in text
+
+
+def test_evidence_is_shown_without_what_would_confuse_a_terminal():
+    found = {"processes": [{"pid": 7, "State": "D", "command": "evil\x1b[2J"}], "connections": [], "sockets": {},
+             "console": "hello\x1b]0;title\x07", "interfaces": {"slv-01-00": {"rx_bytes": "5"}},
+             "cgroup": {"pids.current": "3"}}  # fmt: skip
+    stops = {"all": {"who": "ann", "when": "T", "why": "fire", "kill": False}}
+    text = tables.stops({"stops": stops, "evidence": {"x": found, "y": None}}, whole=True)
+    assert "\x1b" not in text and "\x07" not in text
+    for words in ("all stopped by ann at T: fire (frozen)", "7 D evil", "hello", "rx_bytes=5", "y  no evidence"):
+        assert words in text
+    assert tables.stops({"stops": {}, "evidence": {}}, False) == "nothing is stopped\n"
+
+
+def test_a_trace_names_slice_people_and_flows():
+    answer = {
+        "certainty": "certain", "key": "5@1", "sliver": "n", "slice": {"name": "mesh"}, "why": "",
+        "people": [{"name": "Ann", "roles": ["researcher"]}],
+        "flows": [{"begin": 0.0, "protocol": 6, "inside": "192.168.241.5", "inside_port": 4000, "remote": "192.0.2.1",
+                   "remote_port": 80, "bytes_out": 12}],
+    }  # fmt: skip
+    text = tables.traced([answer])
+    for words in ("certain: sliver 5@1 of slice mesh", "Ann  researcher", "192.168.241.5:4000 - 192.0.2.1:80"):
+        assert words in text
+    assert "nothing is recorded" in tables.traced([])

@@ -21,7 +21,9 @@ EFFECTS = {
     ("limits", "apply"): (("limited", True),),
     ("containers", "start"): (("running", True),),
     ("containers", "stop"): (("running", False),),
-    ("limits", "remove"): (("limited", False),),
+    ("limits", "remove"): (("limited", False), ("frozen", False)),
+    ("limits", "freeze"): (("frozen", True),),
+    ("limits", "thaw"): (("frozen", False),),
     ("storage", "unmount"): (("mounted", False),),
     ("storage", "undeploy"): (("formatted", False), ("deployed", False)),
     ("storage", "remove"): (("formatted", False), ("deployed", False), ("allocated", False)),
@@ -49,6 +51,7 @@ class Works:
         self.mounted = found.mounted
         self.limited = found.limited
         self.running = found.running
+        self.frozen = found.frozen
         self._cached = list(observed.cached)
         self._unpacked = list(observed.unpacked)
 
@@ -63,7 +66,7 @@ class Works:
     def stop(self, why: str) -> None:
         """Down to deployed. A cgroup without a running init may still hold processes: stopping covers those."""
         if self.running or self.limited:
-            self.add("containers", "stop", why)
+            self._halt(why)
             self.add("limits", "remove", why)
 
     def undeploy(self, why: str) -> None:
@@ -78,11 +81,16 @@ class Works:
         """Down to nothing but the booking. Directory and cgroup may be there though neither is complete: both are
         removed in any case."""
         if self.running or self.limited:
-            self.add("containers", "stop", why)
+            self._halt(why)
         self.add("limits", "remove", why)
         if self.mounted:
             self.add("storage", "unmount", why)
         self.add("storage", "remove", why)
+
+    def _halt(self, why: str) -> None:
+        if self.frozen:
+            self.add("limits", "thaw", "It can only halt in order if its processes run.")
+        self.add("containers", "stop", why)
 
     # Up
 

@@ -154,13 +154,14 @@ class SliverTarget(Record):
     key: "SLICE@NODE" as the registry has it. name: the host name `<slice 12 hex>_<node 4 hex>`, also the name of
     its container, directory and cgroup. target: effective target, one of TARGETS. keys: SSH public keys allowed
     in, one line each, sorted, no duplicates. problems: what is wrong with its documents; a sliver with
-    `blocked` true cannot go further up than it is (but is never taken down for it).
+    `blocked` true cannot go further up than it is (but is never taken down for it). reset: how often the node's owner
+    had it returned to its template (decisions.py).
     """
 
     FIELDS = (
         "key", "name", "uri", "slice_id", "slice_name", "group_id", "node_id", "description", "target",
         "sliver_instance_sn", "slice_instance_sn", "template", "data", "interfaces", "limits", "keys",
-        "vlan_tag", "expires_on", "properties", "problems", "blocked",
+        "vlan_tag", "expires_on", "properties", "problems", "blocked", "reset",
     )  # fmt: skip
 
     def __init__(
@@ -186,6 +187,7 @@ class SliverTarget(Record):
         properties: "dict[str, str]",
         problems: "list[Problem]",
         blocked: bool,
+        reset: int = 0,
     ) -> None:
         self.key = key
         self.name = name
@@ -208,6 +210,7 @@ class SliverTarget(Record):
         self.properties = properties
         self.problems = problems
         self.blocked = blocked
+        self.reset = reset
 
 
 class NodeTarget(Record):
@@ -287,11 +290,11 @@ class SliverObserved(Record):
 
     allocation / deployment: the documents that `storage allocate` / `storage populate` wrote last, or None.
     formatted, mounted, limited, running: as found. limits_held: the limits read back equal those asked for
-    (None: not running). keys_digest: of the keys file as deployed. init_pid: host pid of the sliver's init.
+    (None: not running). init_pid: host pid of the sliver's init. frozen: its processes are kept from running.
     """
 
     FIELDS = ("name", "allocation", "deployment", "formatted", "mounted", "limited", "running", "limits_held",
-              "init_pid")  # fmt: skip
+              "init_pid", "frozen")  # fmt: skip
 
     def __init__(
         self,
@@ -304,6 +307,7 @@ class SliverObserved(Record):
         running: bool = False,
         limits_held: "bool | None" = None,
         init_pid: "int | None" = None,
+        frozen: bool = False,
     ) -> None:
         self.name = name
         self.allocation = allocation
@@ -314,6 +318,7 @@ class SliverObserved(Record):
         self.running = running
         self.limits_held = limits_held
         self.init_pid = init_pid
+        self.frozen = frozen
 
 
 class Observed(Record):

@@ -3,13 +3,15 @@
 from confine.core import states
 from confine.core.addressing import parse_hostname
 from confine.core.booking import Ledger
-from confine.core.model import REGISTER, Problem, Record, SliverObserved, Step
+from confine.core.decisions import Decisions
+from confine.core.model import DEPLOY, REGISTER, Problem, Record, SliverObserved, Step
 from confine.core.reading import mapping, text
 from confine.core.sliver_plan import Case, Round, plan_sliver
 from confine.core.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from confine.core.decisions import Decision
     from confine.core.model import Booking, Desired, Failure, Observed, SliverTarget
     from confine.core.settings import Settings
     from confine.core.sliver_plan import Outcome
@@ -25,12 +27,12 @@ class Plan(Record):
 
     node_steps: to be done first, in order. sliver_steps: {name: the whole ordered list of steps}, only names with
     something to do; lists of different slivers are independent. states: {name: (state, problems)} for every sliver
-    asked for or found. targets: {name: target after the node's state has its say}. working: {name: the target as
-    its steps carry it: what was allocated stays as it was allocated}. node_state: the state to show;
-    node_problems: why. boot_sn_done: write it to the journal *before* carrying out node_steps (a reboot among them
-    must not come twice); None: nothing to write. keep: sha256 of all cache files in use, not to be evicted.
+    asked for or found. targets: {name: target after the node's state and its owner's decisions have their say}.
+    working: {name: the target as its steps carry it: what was allocated stays as it was allocated}. node_state: the
+    state to show; node_problems: why. boot_sn_done: write it to the journal *before* carrying out node_steps (a reboot
+    among them must not come twice); None: nothing to write. keep: sha256 of all cache files in use, not to be evicted.
     overcome: subjects whose failure may be forgotten; no other may (a step down that succeeds does not end the
-    back-off of the step up that failed).
+    back-off of the step up that failed). decisions: those that were counted in.
     """
 
     FIELDS = (
@@ -49,6 +51,7 @@ class Plan(Record):
         self.boot_sn_done: "int | None" = None
         self.keep: "list[str]" = []
         self.overcome: "list[str]" = []
+        self.decisions = Decisions()
 
 
 def plan(
@@ -60,20 +63,23 @@ def plan(
     now: float,
     boot_sn_done: "int | None",
     own_problems: "list[Problem] | None" = None,
+    decisions: "Decisions | None" = None,
 ) -> Plan:
     """The steps from `observed` to `desired`.
 
     failures: {sliver name, or "node" for node steps: the last failure not yet overcome}. now: same clock as
     `Failure.retry_at`. boot_sn_done: the boot_sn last obeyed (from the journal), None if there is none yet.
     own_problems: what else is wrong with the node, to be shown with it; they hold nothing back by themselves.
+    decisions: those of the node's owner.
     A round is over when the plan is empty: plan again as soon as steps were done.
     """
     node_failure = failures.get(NODE)
     view = states.node_view(desired, observed, node_failure, settings, own_problems or [])
     result = Plan(view.state, view.problems)
+    result.decisions = decisions or Decisions()
     _plan_node(result, desired, observed, node_failure, now, boot_sn_done)
     ledger = Ledger(bookings, observed)
-    round_ = Round(desired, observed, bookings, failures, settings, now, view, ledger)
+    round_ = Round(desired, observed, bookings, failures, settings, now, view, ledger, result.decisions)
     _plan_asked(result, round_)
     _plan_others(result, round_)
     if any(step.verb == "reboot" for step in result.node_steps):
@@ -124,12 +130,24 @@ def _plan_node(
 def _plan_asked(result: Plan, round_: Round) -> None:
     """The slivers that are asked for, by slice id: what others hold already counts before any is let in."""
     for sliver in sorted(round_.desired.slivers, key=lambda sliver: sliver.slice_id):
+        running = sliver.name in round_.observed.slivers and round_.observed.slivers[sliver.name].running
         target = states.lower(sliver.target, round_.view.ceiling)
+        target = lowered(target, round_.decisions.of(sliver.name), running)
         outcome = plan_sliver(Case(sliver.name, sliver, target, "", round_))
         _take(result, outcome, sliver.name)
         result.targets[sliver.name] = target
         if outcome.working is not None:
             result.working[sliver.name] = outcome.working
+
+
+def lowered(target: str, decision: "Decision", running: bool) -> str:
+    """`target` after the owner's decision, which only ever lowers it. A paused sliver stays up if it runs, and is not
+    started if it does not (after a reboot)."""
+    if decision.state is not None:
+        target = states.lower(target, str(decision.state.target))
+    if decision.stop is not None or (decision.pause is not None and not running):
+        target = states.lower(target, DEPLOY)
+    return target
 
 
 def _take(result: Plan, outcome: "Outcome", name: str) -> None:
@@ -149,6 +167,9 @@ def _plan_others(result: Plan, round_: Round) -> None:
         found = round_.observed.slivers.get(name) or SliverObserved(name)
         ids = parse_hostname(name)
         node = round_.desired.node
+        if round_.decisions.of(name).stop is not None:
+            _take(result, plan_sliver(Case(name, None, REGISTER, "", round_)), name)
+            continue
         if node is not None and (ids is None or ids[1] != node.id):
             message = shown(name) + " is not the name of a sliver of this node: it is left alone. Remove it by hand."
             result.node_problems.append(Problem("", message))

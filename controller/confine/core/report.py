@@ -120,6 +120,7 @@ def sliver(
     working = plan.working.get(name, asked)
     found = observed.slivers.get(name) or SliverObserved(name)
     booking = bookings.get(name)
+    decision = plan.decisions.of(name)
     doc: "dict[str, Any]" = {
         "id": _key(name, asked),
         "name": name,
@@ -129,6 +130,10 @@ def sliver(
         "errors": _errors(problems),
         "allocated": found.allocation is not None,
         "init_pid": found.init_pid,
+        "frozen": found.frozen,
+        "stopped": decision.stop is not None,
+        "paused": decision.pause is not None,
+        "decisions": decision.sentences(),
     }
     doc.update(_asked_members(asked, working))
     interfaces = _interfaces(working, booking, settings)

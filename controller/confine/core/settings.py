@@ -109,7 +109,16 @@ def parse_address(text: str, bounds: None) -> str:
     return text
 
 
+def parse_host_name(text: str, bounds: None) -> str:
+    """A host name, in lower case."""
+    name = text.lower()
+    if only(name, HOST_NAME) and len(name) <= 253 and name[0] not in "-." and name[-1] not in "-." and ".." not in name:
+        return name
+    raise ValueError("must be a host name of letters, digits, '-' and '.'")
+
+
 SCHEMES = ("https", "http", "file")
+HOST_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-."
 MIB = (0, MAX_MIB)
 SIZE = (1, MAX_MIB)
 ID = (1, 0xFFFFFFFFFFFF)
@@ -157,8 +166,21 @@ OPTIONS = (
     ("sliver", "io_mib_s", "io_mib_s", parse_int, (1, 1 << 20), None, False),
     ("sliver", "io_ops", "io_ops", parse_int, (1, 1 << 30), None, False),
     ("sliver", "dns", "dns", parse_address, None, None, True),
+    # What is kept of slivers' actions, flows and figures (records/). days: age; sizes: on the data partition.
+    ("record", "days", "record_days", parse_int, (1, 3650), 90, False),
+    ("record", "action_mib", "record_action_mib", parse_int, (1, 1024), 4, False),
+    ("record", "flow_mib", "record_flow_mib", parse_int, (1, 65536), 16, False),
+    ("record", "figure_mib", "record_figure_mib", parse_int, (1, 1024), 4, False),
+    ("record", "flows", "record_flows", parse_bool, None, True, False),
+    ("record", "flow_minutes", "record_flow_minutes", parse_int, (1, 60), 10, False),
+    # The node's own REST API (api/). name: names it may be called by, besides its addresses.
+    ("api", "enabled", "api_enabled", parse_bool, None, True, False),
+    ("api", "port", "api_port", parse_int, (1, 65535), 8443, False),
+    ("api", "listen", "api_listen", parse_address, None, None, True),
+    ("api", "name", "api_names", parse_host_name, None, None, True),
+    ("api", "plain_http", "api_plain_http", parse_bool, None, True, False),
 )
-SECTIONS = ("node", "registry", "testbed", "policy", "sliver")
+SECTIONS = ("node", "registry", "testbed", "policy", "sliver", "record", "api")
 
 
 class Settings(Record):
@@ -199,6 +221,17 @@ class Settings(Record):
     io_mib_s: "int | None"
     io_ops: "int | None"
     dns: "list[str]"
+    record_days: int
+    record_action_mib: int
+    record_flow_mib: int
+    record_figure_mib: int
+    record_flows: bool
+    record_flow_minutes: int
+    api_enabled: bool
+    api_port: int
+    api_listen: "list[str]"
+    api_names: "list[str]"
+    api_plain_http: bool
 
     def __init__(self, **values: "Any") -> None:
         """All defaults, with `values` over them by attribute name."""

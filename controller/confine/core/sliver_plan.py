@@ -16,6 +16,7 @@ from confine.core.uris import item
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confine.core.booking import Ledger
+    from confine.core.decisions import Decisions
     from confine.core.model import Booking, Desired, Failure, Observed, SliverTarget, Step
     from confine.core.settings import Settings
     from confine.core.states import NodeView
@@ -36,6 +37,7 @@ class Round:
         now: float,
         view: "NodeView",
         ledger: "Ledger",
+        decisions: "Decisions",
     ) -> None:
         self.desired = desired
         self.observed = observed
@@ -45,6 +47,7 @@ class Round:
         self.now = now
         self.view = view
         self.ledger = ledger
+        self.decisions = decisions
         self.total = resources.lent(observed, settings)
 
 
@@ -76,7 +79,8 @@ class Case:
 
     def __init__(self, name: str, sliver: "SliverTarget | None", target: str, why_gone: str, round_: Round) -> None:
         self.name = name
-        self.sliver = sliver
+        self.decision = round_.decisions.of(name)
+        self.sliver = sliver if sliver is None else with_changes(sliver, reset=self.decision.reset)
         self.target = target
         self.why_gone = why_gone
         self.round = round_
@@ -107,6 +111,8 @@ def plan_sliver(case: Case) -> Outcome:
     """State, problems and steps of one sliver."""
     working = _working(case)
     works = Works(case.name, case.found, case.round.observed, working, case.booking)
+    if case.decision.stop is not None:
+        return _stopped(case, works, working)
     redo = None if case.want == REGISTERED else _redo(case)
     if not case.round.view.frozen:
         _go(case, works, redo, working)
@@ -120,6 +126,28 @@ def plan_sliver(case: Case) -> Outcome:
     shown = None if rest else case.failure
     refused = bool(case.refusals) or (case.sliver is not None and case.sliver.blocked)
     state = states.sliver_state(case.found, case.target, shown, refused)
+    return Outcome(state, problems, works.steps, working, rest and case.failure is not None)
+
+
+def _stopped(case: Case, works: Works, working: "SliverTarget | None") -> Outcome:
+    """A sliver that people stopped: it does not run, and stays as it is, whatever else is asked, so that what it did
+    can be looked into."""
+    stop, found = case.decision.stop, case.found
+    waits = case.waits and case.failure is not None and states.failure_phase(case.failure) == DOWN
+    if stop is not None and not waits:
+        why = "Stopped " + stop.words() + "."
+        if stop.kill and (found.running or found.limited):
+            works.add("containers", "stop", why)
+            works.add("limits", "remove", why)
+        elif not stop.kill and found.running and not found.frozen:
+            works.add("limits", "freeze", why)
+    problems = [Problem("", text) for text in case.decision.sentences()]
+    if case.sliver is not None:
+        problems.extend(case.sliver.problems)
+    rest = not works.steps and not waits
+    if case.failure is not None and not rest:
+        problems.append(Problem("", states.failure_text(case.failure)))
+    state = states.STATES[min(states.level(found), DEPLOYED)]
     return Outcome(state, problems, works.steps, working, rest and case.failure is not None)
 
 
@@ -140,6 +168,7 @@ def _at_rest(case: Case, redo: "Redo | None") -> bool:
         return not case.present
     found = case.found
     here = states.level(found) == case.want and redo is None and not case.keys_differ()
+    here = here and (not found.running or found.frozen == (case.decision.pause is not None))
     return here and found.limits_held is not False and (case.want == STARTED or not found.limited)
 
 
@@ -160,6 +189,18 @@ def _go(case: Case, works: Works, redo: "Redo | None", working: "SliverTarget | 
     fresh = redo is not None and redo.fresh
     if not case.round.view.hold and (fresh or not case.waits) and working is not None:
         _climb(case, works, working)
+    _freeze_or_thaw(case, works)
+
+
+def _freeze_or_thaw(case: Case, works: Works) -> None:
+    """A sliver that runs is frozen as long as it is paused, and no longer."""
+    if not works.running:
+        return
+    pause = case.decision.pause
+    if pause is not None and not works.frozen:
+        works.add("limits", "freeze", "Paused " + pause.words() + ".")
+    elif pause is None and works.frozen:
+        works.add("limits", "thaw", "It is neither paused nor stopped any more.")
 
 
 def _leave(case: Case, works: Works) -> None:
@@ -198,17 +239,21 @@ def _climb(case: Case, works: Works, working: "SliverTarget") -> None:
     if old_keys:
         works.mount()
         works.add("storage", "keys", "The keys allowed into the sliver changed.")
-    if case.want == STARTED and case.round.view.startable and not works.running:
+    if _may_start(case, works):
         works.start(_why_start(working))
 
 
 def _restart_blocked(case: Case, works: Works, working: "SliverTarget") -> None:
     """Documents that cannot be used build nothing new; what was deployed by good ones runs again, after a reboot."""
     deployed = works.allocated and works.deployed and case.name not in case.round.ledger.clashing
-    wanted = case.want == STARTED and not is_unknown(working) and case.round.view.startable
-    if deployed and wanted and not works.running:
+    if deployed and not is_unknown(working) and _may_start(case, works):
         _rebook(case, works)
         works.start(_why_start(working))
+
+
+def _may_start(case: Case, works: Works) -> bool:
+    wanted = case.want == STARTED and case.decision.pause is None
+    return wanted and case.round.view.startable and not works.running
 
 
 def _why_start(working: "SliverTarget") -> str:
@@ -254,7 +299,15 @@ def _redo(case: Case) -> "Redo | None":
     sliver = case.sliver
     if sliver is None or is_unknown(sliver):
         return None
-    return _allocate_anew(case, sliver) or _deploy_anew(case.found, sliver)
+    redo = _allocate_anew(case, sliver) or _deploy_anew(case.found, sliver)
+    return redo or _return_to_template(case.found, sliver)
+
+
+def _return_to_template(found: "SliverObserved", sliver: "SliverTarget") -> "Redo | None":
+    """Once for each reset: what is deployed says how many it has seen, so that none is lost or done twice."""
+    if found.deployment is None or (whole(found.deployment, "reset") or 0) == sliver.reset:
+        return None
+    return Redo(ALLOCATED, "The node's owner had the sliver returned to its template.", True)
 
 
 def _allocate_anew(case: Case, sliver: "SliverTarget") -> "Redo | None":

@@ -28,6 +28,8 @@ STEPS = {
     ("containers", "start"): (START, "write the container's configuration and start it"),
     ("limits", "verify"): (START, "check that the running sliver is held by its limits"),
     ("storage", "keys"): (START, "bring the keys allowed into the sliver up to date"),
+    ("limits", "thaw"): (START, "let the sliver's processes run again"),
+    ("limits", "freeze"): (DOWN, "keep the sliver's processes from running, as they are"),
     ("containers", "stop"): (DOWN, "stop the container, in order if it obeys in time"),
     ("limits", "remove"): (DOWN, "remove the sliver's cgroup"),
     ("storage", "unmount"): (DOWN, "unmount overlay, template and disk image; give the loop devices back"),

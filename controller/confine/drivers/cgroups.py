@@ -16,6 +16,9 @@ MONITORS = "confine-monitor"
 PIVOT = "confine-pivot"  # where LXC's monitors go to die, so that they can remove their own cgroup
 INNER = "sliver"
 
+FREEZE = "cgroup.freeze"
+KILL = "cgroup.kill"
+
 POLL_S = 0.02
 READ = 4096  # most kernel files are a line; /proc gives no more than a page or so at a time
 
@@ -68,6 +71,11 @@ def inner_directories(path: str) -> "list[str]":
 def populated(path: str) -> bool:
     """Whether any process lives in the cgroup `path` or below it."""
     return flat(read(f"{path}/cgroup.events")).get("populated") == 1
+
+
+def frozen(path: str) -> bool:
+    """Whether the sliver's cgroup `path` was told to freeze, by itself or with all slivers."""
+    return any(read(f"{place}/{FREEZE}") == "1" for place in (path, os.path.dirname(path)))
 
 
 def processes(path: str) -> "list[int]":

@@ -15,6 +15,7 @@ import time
 from confine.core import addressing
 from confine.drivers import cgroups, links, lxcconfig
 from confine.drivers.lxcconfig import CAPABILITIES, Container, PrivateInterface
+from confine.drivers.ports import silence
 from confine.errors import StepError
 from confine.paths import Paths
 
@@ -96,11 +97,14 @@ class Containers:
             raise
 
     def stop(self, step: "Step") -> None:
-        """Ask the sliver's init to halt, wait up to STOP_S, then end it by force. Leaves neither processes, LXC's
-        cgroups nor interfaces behind. Does nothing if there is none. StepError if something does not go away."""
+        """Silence the sliver's interfaces, ask its init to halt, wait up to STOP_S, then end it by force (at once if it
+        is frozen). Leaves neither processes, LXC's cgroups nor interfaces behind. Does nothing if there is none.
+        StepError if something does not go away."""
         name = step.subject
+        silence(_veths_of(os.path.join(self._lxc, name, "config")))
         init = cgroups.find_init(self._limited(name))
-        if init is not None and ask_to_halt(init, self._limited(name)):
+        listens = init is not None and not cgroups.frozen(self._limited(name))
+        if listens and init is not None and ask_to_halt(init, self._limited(name)):
             cgroups.wait_until(lambda: not cgroups.populated(self._limited(name)), time.monotonic() + STOP_S)
         self._clear(name)
 

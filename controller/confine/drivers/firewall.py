@@ -4,6 +4,9 @@ Put up as a whole in one transaction, which either holds or changes nothing. Whe
 a process: the kernel counts changes of its rules (generation), and only when the count has changed is the listing
 compared with the one read after they were put up.
 
+What people stopped is cut off by a table of its own, confine_stop, to which only rules are added here: `confine stop`
+adds to it too, daemon or no daemon, and only `confine release` takes rules away.
+
 Base chains end with "accept", so that whatever else filters on this node (OpenWrt's fw4, say) has its own say.
 """
 
@@ -13,17 +16,23 @@ import socket
 import struct
 import subprocess
 
+from confine.api import firewall as api_firewall
 from confine.core import addressing
 from confine.drivers.links import BRIDGE
 from confine.errors import StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from confine.core.model import Step
     from confine.core.settings import Settings
 
 FAMILIES = ("inet", "bridge")
 TABLE = "confine"
+STOP_TABLE = "confine_stop"
+STOP_CHAINS = ("from_sliver", "to_sliver")
+STOP_FILE = "stop.nft"
 NFT_S = 30
 
 # nfnetlink, nf_tables (linux/netfilter/nfnetlink.h, nf_tables.h)
@@ -39,7 +48,7 @@ ANSWER_S = 2.0
 def render(settings: "Settings") -> str:
     """The text for `nft -f -`: both tables, replacing older ones of the same names."""
     parts = [f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in FAMILIES]
-    return "".join(parts) + _inet(settings) + _bridge(settings)
+    return "".join(parts) + _inet(settings) + _bridge(settings) + api_firewall.render(settings)
 
 
 def _inet(settings: "Settings") -> str:
@@ -134,18 +143,28 @@ table bridge confine {
 
 
 class Firewall:
-    """Step `firewall install`, and the observation whether it is needed."""
+    """Step `firewall install`, and the observation whether it is needed.
 
-    def __init__(self, settings: "Settings") -> None:
+    share: directory of the package's files. cut(): patterns of the interfaces that must be silent.
+    """
+
+    def __init__(self, settings: "Settings", share: str = "", cut: "Callable[[], list[str]]" = list) -> None:
         self._settings = settings
+        self._share = share
+        self._cut = cut
+        self._silent: list[str] = []  # patterns found cut off when last compared
         self._generation: int | None = None  # of the rules when last compared
         self._listing: bytes | None = None  # digest of our tables as listed after we put them up
         self._good = False
 
     def install(self, step: "Step") -> None:
         """Put our tables up, in one transaction. StepError with nft's words; then the rules are as they were."""
-        _nft(["-f", "-"], render(self._settings).encode())
+        silent = self._cut()
+        standing = standing_cuts()
+        parts = [cut_text(self._share, pattern) for pattern in silent if pattern not in standing]
+        _nft(["-f", "-"], (render(self._settings) + "".join(parts)).encode())
         self._listing = self._list()
+        self._silent = silent
         self._generation, self._good = generation(), self._listing is not None
 
     def ok(self) -> bool:
@@ -153,8 +172,11 @@ class Firewall:
         now = generation()
         if now is None or self._listing is None:
             return False
-        if now != self._generation:
-            self._generation, self._good = now, self._list() == self._listing
+        silent = self._cut()
+        if now != self._generation or silent != self._silent:
+            standing = standing_cuts() if silent else []
+            self._generation, self._silent = now, silent
+            self._good = all(pattern in standing for pattern in silent) and self._list() == self._listing
         return self._good
 
     def _list(self) -> "bytes | None":
@@ -167,7 +189,52 @@ class Firewall:
                 digest.update(_nft(["list", "table", family, TABLE], b""))
             except StepError:
                 return None
+        if api_firewall.management_address(self._settings) is not None and self._settings.api_enabled:
+            try:
+                digest.update(_nft(["list", "table", "inet", api_firewall.TABLE], b""))
+            except StepError:
+                return None
         return digest.digest()
+
+
+def cut(share: str, patterns: "list[str]") -> None:
+    """Cut interfaces off whose names fit `patterns`, on top of those that are, in one transaction. StepError if nft
+    cannot."""
+    _nft(["-f", "-"], "".join(cut_text(share, pattern) for pattern in patterns).encode())
+
+
+def only_cut(share: str, patterns: "list[str]") -> None:
+    """As `cut`, and all other interfaces are let go, in the same transaction."""
+    emptied = "add table bridge {0}\ndelete table bridge {0}\n".format(STOP_TABLE)
+    _nft(["-f", "-"], (emptied + "".join(cut_text(share, pattern) for pattern in patterns)).encode())
+
+
+def cut_text(share: str, pattern: str) -> str:
+    """What nft has to do to cut off the interfaces that fit `pattern`."""
+    try:
+        with open(os.path.join(share, STOP_FILE), encoding="ascii") as file:
+            return file.read().replace("$port", '"' + pattern + '"')
+    except OSError as error:
+        raise StepError(f"{error.filename} cannot be read ({error.strerror}): the package is not complete")
+
+
+def standing_cuts() -> "list[str]":
+    """The patterns whose interfaces are cut off both ways."""
+    try:
+        listing = _nft(["list", "table", "bridge", STOP_TABLE], b"").decode("utf-8", "replace")
+    except StepError:
+        return []
+    return parse_cuts(listing)
+
+
+def parse_cuts(listing: str) -> "list[str]":
+    """The patterns that a listing of our table drops both ways."""
+    found: dict[str, set[str]] = {"iifname": set(), "oifname": set()}
+    for line in listing.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] in found and words[2] == "drop":
+            found[words[0]].add(words[1].strip('"'))
+    return sorted(found["iifname"] & found["oifname"])
 
 
 def generation() -> "int | None":

@@ -152,6 +152,16 @@ class LimitsDriver:
         cgroups.remove(path)
         self._inits.pop(step.subject, None)
 
+    def freeze(self, step: "Step") -> None:
+        """Keep all processes of the sliver from running. Comes back when the kernel has been told."""
+        cgroups.write(f"{self.path(step.subject)}/{cgroups.FREEZE}", "1")
+
+    def thaw(self, step: "Step") -> None:
+        """Let the sliver's processes run again; also if all slivers were frozen by one write above them."""
+        for path in (os.path.join(self._root, cgroups.SLIVERS), self.path(step.subject)):
+            if cgroups.read(f"{path}/{cgroups.FREEZE}") == "1":
+                cgroups.write(f"{path}/{cgroups.FREEZE}", "0")
+
     # Observing
 
     def observe(self, found: "SliverObserved") -> None:
@@ -166,6 +176,7 @@ class LimitsDriver:
         if cgroups.populated(path):
             found.init_pid = cgroups.find_init(path, self._inits.get(name))
         found.running = found.init_pid is not None
+        found.frozen = found.running and cgroups.frozen(path)
         if found.init_pid is None:
             self._inits.pop(name, None)
             return

@@ -334,6 +334,7 @@ def _deployment(sliver: "SliverTarget") -> "dict[str, Any]":
         "slice_instance_sn": sliver.slice_instance_sn,
         "hostname": sliver.name,
         "keys_digest": keys.digest(sliver.keys),
+        "reset": sliver.reset,
     }
 
 

@@ -4,6 +4,7 @@ Stays in the MicroPython subset, as the tests that use it do.
 """
 
 from confine.core import addressing, keys, resources
+from confine.core.decisions import Decisions
 from confine.core.model import (
     START,
     Data,
@@ -138,6 +139,7 @@ class World:
         self.boot_sn_done: "int | None" = None
         self.reboots = 0
         self.now = 1000.0
+        self.decisions = Decisions()
         self.fails: "set[tuple[str, str]]" = set()
         self.done: "list[tuple[str, str, str]]" = []
 
@@ -146,7 +148,8 @@ class World:
     def plan(self, asked: Desired) -> "Plan":
         """The plan for what is there now."""
         return plan(
-            asked, self.observed, self.bookings, self.failures, self.settings, self.now, self.boot_sn_done
+            asked, self.observed, self.bookings, self.failures, self.settings, self.now, self.boot_sn_done,
+            None, self.decisions,
         )  # fmt: skip
 
     def round(self, asked: Desired, cut_after: "int | None" = None) -> "Plan":
@@ -189,7 +192,7 @@ class World:
         self.reboots += 1
         self.observed.bridge = self.observed.firewall = False
         for found in self.observed.slivers.values():
-            found.mounted = found.limited = found.running = False
+            found.mounted = found.limited = found.running = found.frozen = False
             found.limits_held = found.init_pid = None
 
     # Steps
@@ -292,6 +295,7 @@ class World:
             "slice_instance_sn": sliver.slice_instance_sn,  # type: ignore[union-attr]
             "hostname": sliver.name,  # type: ignore[union-attr]
             "keys_digest": keys.digest(sliver.keys),  # type: ignore[union-attr]
+            "reset": sliver.reset,  # type: ignore[union-attr]
         }
 
     def storage_keys(self, step: "Step") -> None:
@@ -315,13 +319,20 @@ class World:
     def limits_verify(self, step: "Step") -> None:
         need(self.found(step.subject).running, "verify of what does not run")
 
+    def limits_freeze(self, step: "Step") -> None:
+        need(self.found(step.subject).running, "freeze of what does not run")
+        self.found(step.subject).frozen = True
+
+    def limits_thaw(self, step: "Step") -> None:
+        self.found(step.subject).frozen = False
+
     def containers_stop(self, step: "Step") -> None:
         found = self.found(step.subject)
         found.running, found.limits_held, found.init_pid = False, None, None
 
     def limits_remove(self, step: "Step") -> None:
         need(not self.found(step.subject).running, "limits taken from what runs")
-        self.found(step.subject).limited = False
+        self.found(step.subject).limited = self.found(step.subject).frozen = False
 
     def storage_unmount(self, step: "Step") -> None:
         need(not self.found(step.subject).running, "unmount below what runs")

@@ -9,6 +9,7 @@ import sys
 TESTS = (
     "test_core_addressing",
     "test_core_booking",
+    "test_core_decisions",
     "test_core_desired",
     "test_core_expiry",
     "test_core_keys",

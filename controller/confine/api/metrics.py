@@ -1,0 +1,208 @@
+"""The node's figures as Prometheus text (exposition format 0.0.4). Pure but for the `Machine` it is given.
+
+Names end in their unit; counters in _total. `sliver` is the registry's id, SLICE@NODE. From a sliver's view:
+receive is what reached it.
+"""
+
+from confine.api.figures import MOST_DEVICES, SLIVER_PORT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from confine.api.figures import Machine
+
+MIB = 1024 * 1024
+NODE_STATES = ("debug", "failure", "safe", "production")
+
+# name: (type, help)
+FAMILIES = {
+    "confine_info": ("gauge", "The node and its software."),
+    "confine_node_state": ("gauge", "1 for the state the node is in."),
+    "confine_node_errors": ("gauge", "Entries of the node's errors."),
+    "confine_rounds_total": ("counter", "Rounds of planning since the daemon started."),
+    "confine_registry_age_seconds": ("gauge", "Time since the registry was last read without error."),
+    "confine_registry_failing": ("gauge", "1 if the registry could not be read the last time."),
+    "confine_lent_bytes": ("gauge", "What the node lends to slivers in all."),
+    "confine_booked_bytes": ("gauge", "What of it is booked."),
+    "confine_slivers": ("gauge", "Slivers by state."),
+    "confine_node_cpu_seconds_total": ("counter", "Time the node's processors spent, by mode."),
+    "confine_node_memory_bytes": ("gauge", "The node's memory."),
+    "confine_node_disk_bytes": ("gauge", "The node's data partition."),
+    "confine_node_load": ("gauge", "Load averages."),
+    "confine_node_uptime_seconds": ("gauge", "Time since the node started."),
+    "confine_node_network_receive_bytes_total": ("counter", "Bytes received, by device."),
+    "confine_node_network_transmit_bytes_total": ("counter", "Bytes sent, by device."),
+    "confine_daemon_memory_bytes": ("gauge", "Resident memory of the daemon."),
+    "confine_daemon_cpu_seconds_total": ("counter", "Processor time of the daemon."),
+    "confine_daemon_descriptors": ("gauge", "Open descriptors of the daemon."),
+    "confine_daemon_threads": ("gauge", "Threads of the daemon."),
+    "confine_api_requests_total": ("counter", "Requests answered by this API, by status."),
+    "confine_api_connections": ("gauge", "Connections to this API."),
+    "confine_api_dropped_total": ("counter", "Connections cut because they were late, idle or too many."),
+    "confine_sliver_info": ("gauge", "A sliver, its slice and its number on the node."),
+    "confine_sliver_state": ("gauge", "1 for the state the sliver is in."),
+    "confine_sliver_errors": ("gauge", "Entries of the sliver's errors."),
+    "confine_sliver_limits_held": ("gauge", "1 if the limits read back from the kernel are those asked for."),
+    "confine_sliver_cpu_seconds_total": ("counter", "Processor time used."),
+    "confine_sliver_cpu_throttled_seconds_total": ("counter", "Time held back by the CPU limit."),
+    "confine_sliver_memory_bytes": ("gauge", "Memory used."),
+    "confine_sliver_memory_peak_bytes": ("gauge", "Most memory used since it was started."),
+    "confine_sliver_memory_limit_bytes": ("gauge", "Memory limit."),
+    "confine_sliver_processes": ("gauge", "Processes and threads."),
+    "confine_sliver_processes_limit": ("gauge", "Limit of processes and threads."),
+    "confine_sliver_disk_allocated_bytes": ("gauge", "Disk set aside."),
+    "confine_sliver_disk_used_bytes": ("gauge", "Disk used within it."),
+    "confine_sliver_disk_read_bytes_total": ("counter", "Bytes read from its disk and template."),
+    "confine_sliver_disk_written_bytes_total": ("counter", "Bytes written to its disk."),
+    "confine_sliver_network_receive_bytes_total": ("counter", "Bytes that reached the sliver, by interface."),
+    "confine_sliver_network_transmit_bytes_total": ("counter", "Bytes that the sliver sent, by interface."),
+    "confine_sliver_network_receive_packets_total": ("counter", "Packets that reached the sliver, by interface."),
+    "confine_sliver_network_transmit_packets_total": ("counter", "Packets that the sliver sent, by interface."),
+    "confine_sliver_limit_hits_total": ("counter", "How often the sliver ran into a limit since it was started."),
+}
+
+# member of a sliver's usage (limits.py): (family, factor)
+USAGE = {
+    "cpu_usec": ("confine_sliver_cpu_seconds_total", 1e-6),
+    "cpu_throttled_usec": ("confine_sliver_cpu_throttled_seconds_total", 1e-6),
+    "memory_bytes": ("confine_sliver_memory_bytes", 1),
+    "memory_peak_bytes": ("confine_sliver_memory_peak_bytes", 1),
+    "pids": ("confine_sliver_processes", 1),
+    "read_bytes": ("confine_sliver_disk_read_bytes_total", 1),
+    "write_bytes": ("confine_sliver_disk_written_bytes_total", 1),
+}
+HITS = {"oom_kills": "memory_killed", "memory_full": "memory", "pids_refused": "processes"}
+
+
+class Samples:
+    """Samples gathered by family, written out in the order of FAMILIES."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {}
+
+    def add(self, family: str, value: "float | None", **labels: "object") -> None:
+        """One sample; a value of None is not known and left out."""
+        if value is None or family not in FAMILIES:
+            return
+        inner = ",".join(f'{name}="{_label(str(text))}"' for name, text in labels.items())
+        number = repr(round(value, 6)) if isinstance(value, float) else str(int(value))
+        self._lines.setdefault(family, []).append(f"{family}{'{' + inner + '}' if inner else ''} {number}\n")
+
+    def text(self) -> bytes:
+        """All of it, in the exposition format."""
+        parts = []
+        for family, (kind, words) in FAMILIES.items():
+            if family in self._lines:
+                parts.append(f"# HELP {family} {words}\n# TYPE {family} {kind}\n")
+                parts.extend(self._lines[family])
+        return "".join(parts).encode("utf-8", "replace")
+
+
+def render(status: "dict[str, Any]", machine: "Machine", served: "dict[str, Any]", now: float) -> bytes:
+    """served: {"requests": {status: count}, "connections": int, "dropped": int} of the API itself. now: wall clock."""
+    samples = Samples()
+    _node(samples, status, now)
+    _machine(samples, machine)
+    for code, count in sorted(served["requests"].items()):
+        samples.add("confine_api_requests_total", count, status=code)
+    samples.add("confine_api_connections", served["connections"])
+    samples.add("confine_api_dropped_total", served["dropped"])
+    ports = machine.devices()
+    for shown in status["slivers"]:
+        _sliver(samples, shown)
+        _sliver_limits(samples, shown)
+        _sliver_machine(samples, shown, machine, ports)
+    return samples.text()
+
+
+def _node(samples: Samples, status: "dict[str, Any]", now: float) -> None:
+    node, registry, lent = status["node"], status["registry"], status["lent"]
+    samples.add("confine_info", 1, version=status["version"], node=node.get("id"), name=node.get("name") or "")
+    for state in NODE_STATES:
+        samples.add("confine_node_state", int(node.get("state") == state), state=state)
+    samples.add("confine_node_errors", len(node.get("errors") or []))
+    samples.add("confine_rounds_total", status["round"])
+    read = registry.get("last_read")
+    samples.add("confine_registry_age_seconds", max(0.0, float(now - read)) if read is not None else None)
+    samples.add("confine_registry_failing", int(registry.get("error") is not None))
+    for resource in ("memory", "disk"):
+        samples.add("confine_lent_bytes", lent[resource + "_total"] * MIB, resource=resource)
+        samples.add("confine_booked_bytes", lent[resource + "_booked"] * MIB, resource=resource)
+    states: dict[str, int] = {}
+    for sliver in status["slivers"]:
+        states[sliver["state"]] = states.get(sliver["state"], 0) + 1
+    for state, count in sorted(states.items()):
+        samples.add("confine_slivers", count, state=state)
+
+
+def _machine(samples: Samples, machine: "Machine") -> None:
+    for mode, seconds in machine.cpu_seconds().items():
+        samples.add("confine_node_cpu_seconds_total", seconds, mode=mode)
+    for kind, count in machine.memory_bytes().items():
+        samples.add("confine_node_memory_bytes", count, kind=kind)
+    for kind, count in machine.disk_bytes().items():
+        samples.add("confine_node_disk_bytes", count, kind=kind)
+    for minutes, load in zip(("1", "5", "15"), machine.load(), strict=False):
+        samples.add("confine_node_load", load, minutes=minutes)
+    samples.add("confine_node_uptime_seconds", machine.uptime())
+    for device in [name for name in machine.devices() if not name.startswith(SLIVER_PORT)][:MOST_DEVICES]:
+        counted = machine.counters(device)
+        samples.add("confine_node_network_receive_bytes_total", counted.get("rx_bytes"), device=device)
+        samples.add("confine_node_network_transmit_bytes_total", counted.get("tx_bytes"), device=device)
+    own = machine.own()
+    samples.add("confine_daemon_cpu_seconds_total", own.get("cpu"))
+    for name in ("memory_bytes", "descriptors", "threads"):
+        held = own.get(name.split("_", 1)[0])
+        samples.add("confine_daemon_" + name, int(held) if held is not None else None)
+
+
+def _sliver(samples: Samples, shown: "dict[str, Any]") -> None:
+    key = shown["id"]
+    number = shown.get("nr")
+    samples.add(
+        "confine_sliver_info", 1, sliver=key, name=shown.get("name") or "", slice_name=shown.get("slice_name") or "",
+        nr="" if number is None else number,
+    )  # fmt: skip
+    samples.add("confine_sliver_state", 1, sliver=key, state=shown.get("state"))
+    samples.add("confine_sliver_errors", len(shown.get("errors") or []), sliver=key)
+    usage = shown.get("usage") or {}
+    for member, (family, factor) in USAGE.items():
+        value = usage.get(member)
+        samples.add(family, value * factor if value is not None else None, sliver=key)
+    for member, limit in HITS.items():
+        samples.add("confine_sliver_limit_hits_total", usage.get(member), sliver=key, limit=limit)
+
+
+def _sliver_limits(samples: Samples, shown: "dict[str, Any]") -> None:
+    key, limits = shown["id"], shown.get("limits") or {}
+    held, memory = limits.get("held"), limits.get("memory_mib")
+    samples.add("confine_sliver_limits_held", int(held) if held is not None else None, sliver=key)
+    samples.add("confine_sliver_memory_limit_bytes", memory * MIB if memory is not None else None, sliver=key)
+    samples.add("confine_sliver_processes_limit", limits.get("pids"), sliver=key)
+    for entry in shown.get("resources") or []:
+        if entry.get("name") == "disk" and entry.get("alloc") is not None:
+            samples.add("confine_sliver_disk_allocated_bytes", entry["alloc"] * MIB, sliver=key)
+
+
+def _sliver_machine(samples: Samples, shown: "dict[str, Any]", machine: "Machine", ports: "Iterable[str]") -> None:
+    key, number = shown["id"], shown.get("nr")
+    disk = machine.sliver_disk_bytes(shown["name"]) if shown.get("name") else {}
+    if disk:
+        samples.add("confine_sliver_disk_used_bytes", disk["total"] - disk["free"], sliver=key)
+    if number is None:
+        return
+    mine = f"{SLIVER_PORT}{number:02x}-"
+    for port in [port for port in ports if port.startswith(mine)]:
+        counted, interface = machine.counters(port), port[len(mine) :]
+        for unit in ("bytes", "packets"):  # what the node sends into the port, the sliver receives
+            for family, member in (("receive", "tx_"), ("transmit", "rx_")):
+                samples.add(
+                    f"confine_sliver_network_{family}_{unit}_total", counted.get(member + unit),
+                    sliver=key, interface=interface,
+                )  # fmt: skip
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
