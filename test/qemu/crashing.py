@@ -244,7 +244,26 @@ def _has_rebooted(node: CrashNode) -> bool:
     return node.node.boot_id() != before and _is_up(node)
 
 
+def _decide(verb: str) -> Callable[[CrashNode], None]:
+    """A person's decision; the command keeps it also while there is no daemon to tell."""
+
+    def decide(node: CrashNode) -> None:
+        node.node.must(["confine", verb, CONCERNED])
+
+    return decide
+
+
+def _is_frozen(frozen: bool) -> Callable[[CrashNode], bool]:
+    def seen(node: CrashNode) -> bool:
+        found = [one for one in node.now()["slivers"] if one["id"] == CONCERNED]
+        return bool(found) and bool(found[0]["frozen"]) is frozen and not found[0]["progress"]
+
+    return seen
+
+
 REBOOT = "the node reboots"
+# What brings the concerned sliver back up from a state that is not "started".
+WAY_BACK = {"registered": "the sliver is brought up", "paused": "the sliver is resumed"}
 CHANGES = (
     Change(
         "the sliver is removed",
@@ -257,6 +276,8 @@ CHANGES = (
     Change("the slice is reset", _renew_slice, _serial("deployment", "slice_instance_sn")),
     Change("the sliver is renewed", _renew_sliver, _serial("allocation", "sliver_instance_sn")),
     Change("keys change", _add_key, _key_is_in),
+    Change("the sliver is paused", _decide("pause"), _is_frozen(True), "paused", ("the sliver is resumed",)),
+    Change("the sliver is resumed", _decide("resume"), _is_frozen(False), after=("the sliver is paused",)),
     Change("bridge and firewall are damaged", _damage_node, _node_is_whole),
     Change(REBOOT, _reboot, _has_rebooted),
 )

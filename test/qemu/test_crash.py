@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from confine.core.steps import STEPS
-from qemu.crashing import BY_NAME, CONCERNED, HOME, Kind, Lab, new_seed
+from qemu.crashing import BY_NAME, CONCERNED, HOME, WAY_BACK, Kind, Lab, new_seed
 from qemu.harness import Snapshot
 from registry.testbed import ExampleRegistry
 
@@ -40,7 +40,7 @@ def test_a_daemon_killed_at_a_step_comes_back_to_what_is_asked_and_leaks_nothing
         print(f"{change.name}: {kind[0]} {kind[1]}, after calls {sorted(within)} of {calls}")
         node.bring_about(change, node.orders(kind, within))
         if change.state != "started":
-            node.bring_about(BY_NAME["the sliver is brought up"])
+            node.bring_about(BY_NAME[WAY_BACK[change.state]])
 
 
 @pytest.mark.torture
@@ -57,7 +57,7 @@ def test_a_daemon_killed_after_any_call_of_a_step_comes_back_to_what_is_asked(la
             print(f"{change.name}: {kind[0]} {kind[1]}, {at} of {calls} calls", flush=True)
             node.bring_about(change, [{"driver": kind[0], "verb": kind[1], "at": at}])
         if change.state != "started":
-            node.bring_about(BY_NAME["the sliver is brought up"])
+            node.bring_about(BY_NAME[WAY_BACK[change.state]])
 
 
 def test_a_step_that_leaves_something_more_each_time_is_found_out(lab: Lab) -> None:

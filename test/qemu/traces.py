@@ -76,7 +76,7 @@ def _images(text: str) -> list[str]:
 
 
 def _bookings(text: str) -> list[str]:
-    docs = json.loads(text) if text.strip() else []
+    docs = json.loads(text)["content"] if text.strip() else []
     return [f"bookings: {doc['nr']} of {doc['name']}, {doc['memory_mib']}/{doc['disk_mib']} MiB" for doc in docs]
 
 
