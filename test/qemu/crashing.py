@@ -67,6 +67,9 @@ class CrashNode(Following):
         assert "respawn 3600 0" in self.node.read_file("/etc/init.d/confine").decode()
         self.node.sh("mkdir -p " + HOME + "; /etc/init.d/confine restart", timeout=60)
         self.node.wait_for("the daemon is back", lambda: self.now()["round"] > 0, CONVERGE_S)
+        # All run: what is deployed without running is not mounted again after a reboot.
+        self.set("slices/4", set_state="start")
+        self.wait_state("4@1", "started", CONVERGE_S)
         self.wait_as_asked(CONVERGE_S)
         self.usual["started"] = traces.gather(self.node)
 

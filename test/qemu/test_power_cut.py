@@ -51,6 +51,13 @@ def reachable(example_registry: ExampleRegistry) -> Iterator[Callable[[bool], No
     set_reachable(True)
 
 
+def start_all(following: Following) -> None:
+    """Have all four slivers run: what is deployed without running is not mounted again after a reboot."""
+    following.set("slices/4", set_state="start")
+    following.wait_state("4@1", "started", BRING_UP_S)
+    following.node.must(["sync"])
+
+
 def cut_power(following: Following) -> None:
     """Reset the node, and wait until it has started again."""
     boot = following.node.boot_id()
@@ -114,6 +121,7 @@ def cut_during_bring_up(booted: Snapshot, settled: Snapshot, registry: ExampleRe
     """Have a new node join the testbed, cut the power meanwhile, and compare it with one that was left alone."""
     restore_documents(registry)
     with VirtualNode.from_snapshot(settled) as alone:
+        start_all(Following(alone, registry))
         usual = traces.gather(alone)
     after = chance.uniform(0, 20)
     print(f"bring-up, cut after {after:.2f} s", flush=True)
@@ -131,7 +139,7 @@ def test_after_power_cuts_during_changes_all_is_as_asked_and_nothing_is_left_ove
     following: Following, reachable: Callable[[bool], None]
 ) -> None:
     chance = random.Random(new_seed())
-    following.node.must(["sync"])
+    start_all(following)
     for number in (1, 2):
         cut_during_a_change(following, chance, number, reachable)
 
@@ -146,7 +154,7 @@ def test_after_a_power_cut_during_bring_up_all_is_as_asked(
 @pytest.mark.timeout(7200)
 def test_many_power_cuts_during_changes(following: Following, reachable: Callable[[bool], None]) -> None:
     chance = random.Random(new_seed())
-    following.node.must(["sync"])
+    start_all(following)
     for number in range(1, CUTS + 1):
         cut_during_a_change(following, chance, number, reachable)
 
