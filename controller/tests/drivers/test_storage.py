@@ -168,7 +168,7 @@ def test_the_allocation_says_what_was_set_aside_and_the_deployment_what_was_put_
     assert (allocation["sliver_instance_sn"], allocation["template"]["sha256"]) == (3, bench.template)
     assert found.deployment == {
         "sliver_instance_sn": 3, "slice_instance_sn": 7, "hostname": "000000000001_0002",
-        "keys_digest": keys.digest([KEY]),
+        "keys_digest": keys.digest([KEY]), "reset": 0,
     }  # fmt: skip
 
 
