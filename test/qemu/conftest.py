@@ -35,6 +35,8 @@ MakeNode = Callable[..., VirtualNode]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with virtual nodes are marked `qemu`, and bounded in time."""
     for item in items:
+        if os.path.dirname(__file__) != str(item.path.parent):
+            continue
         if _NODE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("qemu")
         if item.get_closest_marker("qemu") and not item.get_closest_marker("timeout"):
