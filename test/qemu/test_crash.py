@@ -17,7 +17,7 @@ from qemu.crashing import BY_NAME, CONCERNED, HOME, WAY_BACK, Kind, Lab, new_see
 from qemu.harness import Snapshot
 from registry.testbed import ExampleRegistry
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200), pytest.mark.torture]
 WITHIN = 2
 EVERY_POINT = 40
 KINDS = [pytest.param(kind, id="-".join(kind)) for kind in STEPS]
