@@ -288,6 +288,7 @@ print(len(steps), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
+@pytest.mark.torture
 def test_the_console_of_a_sliver_is_reached_and_left_again(following: Following) -> None:
     assert following.node.must(["python3", "-c", CONSOLE], timeout=90) == "0 0\n"
 
@@ -299,6 +300,7 @@ def test_check_finds_nothing_wrong_and_names_what_is(following: Following) -> No
     assert "/node/mac_prefix16" in said and "install nftables" in said
 
 
+@pytest.mark.torture
 def test_no_packet_of_64_slivers_comes_later_than_a_second_after_the_command(following: Following) -> None:
     with open(FLOOD) as file:
         following.node.write_file("/tmp/flood_drive.py", file.read())
