@@ -86,9 +86,18 @@ def test_qemu_goes_with_a_test_that_is_killed(disk: str, tmp_path: Path) -> None
     with subprocess.Popen([sys.executable, "-c", code, disk, str(tmp_path)], stdout=subprocess.PIPE, env=env) as child:
         assert child.stdout is not None
         pid = int(child.stdout.readline())
-        assert os.path.exists(f"/proc/{pid}")
+        assert runs(pid)
         child.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while os.path.exists(f"/proc/{pid}"):
+    while runs(pid):
         assert time.monotonic() < deadline, f"QEMU {pid} outlived the process that started it"
         time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process still runs. What ended counts as gone also where nobody collects orphans."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
