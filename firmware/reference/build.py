@@ -23,12 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from firmware.reference import initrd, root, uci
 from firmware.reference.debian import BUILD, PROJECT, RELEASE, BuildError, locked, remove_tree, run, sha256_of
+from package.slim import slimmed
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = BUILD / "reference"
 CONTROLLER = PROJECT / "controller/confine"
 PACKAGE = PROJECT / "package/confine-node/files"
 UPGRADE = PROJECT / "upgrade"
+SLIM = PROJECT / "package/slim.py"
 PYTHON_PATH = "usr/lib/python3/dist-packages"
 # As in the OpenWrt package; a link on Python's own path leads there.
 CONTROLLER_PATH = "usr/lib/confine/confine"
@@ -66,7 +68,7 @@ def base_inputs() -> str:
 def image_inputs() -> str:
     """The fingerprint of all of the image's sources."""
     sources = source_files(HERE, PROJECT / "files/etc", PACKAGE, CONTROLLER, UPGRADE)
-    return fingerprint([path for path in sources if path.suffix != ".md"])
+    return fingerprint([SLIM, *(path for path in sources if path.suffix != ".md")])
 
 
 def put(content: bytes, destination: Path, mode: int) -> None:
@@ -77,14 +79,15 @@ def put(content: bytes, destination: Path, mode: int) -> None:
     destination.chmod(mode)
 
 
-def put_tree(source: Path, destination: Path) -> None:
-    """Copies a source directory into the root, all owned by root, with plain modes."""
+def put_tree(source: Path, destination: Path, slim: bool = False) -> None:
+    """Copies a source directory into the root, all owned by root, with plain modes. slim: Python as packages have."""
     for path in source_files(source):
         name = path.relative_to(source)
         mode = 0o755 if os.access(path, os.X_OK) else 0o644
         if str(name) in SECRET_FILES:
             mode = 0o600
-        put(path.read_bytes(), destination / name, mode)
+        content = path.read_bytes()
+        put(slimmed(content) if slim and path.suffix == ".py" else content, destination / name, mode)
 
 
 def enable_init_scripts(stage: Path) -> None:
@@ -105,8 +108,8 @@ def stage_root(base: Path, libuci: Path, stage: Path) -> None:
     put_tree(HERE / "rootfs", stage)
     put_tree(PROJECT / "files/etc", stage / "etc")
     put_tree(PACKAGE, stage)
-    put_tree(CONTROLLER, stage / CONTROLLER_PATH)
-    put_tree(UPGRADE, stage / UPGRADE_PATH)
+    put_tree(CONTROLLER, stage / CONTROLLER_PATH, slim=True)
+    put_tree(UPGRADE, stage / UPGRADE_PATH, slim=True)
     (stage / PYTHON_PATH / "confine").symlink_to(f"/{CONTROLLER_PATH}")
     put((HERE / "agent.py").read_bytes(), stage / "usr/libexec/confine-agent.py", 0o644)
     enable_init_scripts(stage)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.table import ROOT, Figure, at_most, missing, say
+from package import slim
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 UNSHARE = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -20,6 +21,8 @@ MAX_IDLE_MS = 30
 FEW, SOME, MANY = 1, 32, 100
 MAX_KIB = 150
 FAKED = "faked: LXC, cgroups, mounts"
+# What package/confine-node/Makefile installs, and where to.
+PACKAGE = {"controller/confine": "usr/lib/confine/confine", "files/etc": "etc", "package/confine-node/files": ""}
 NAMES = ("idle", "scale", "change", "memory", "start-host", "package")
 
 
@@ -111,17 +114,13 @@ def change(found: dict[str, Any]) -> Figure:
 
 def package() -> Figure:
     """What the OpenWrt package installs, packed as OpenWrt packs its root."""
-    name = "package, without the Python runtime, squashfs-xz (as the package installs it: sources)"
+    name = "package, without the Python runtime, squashfs-xz (as the package installs it)"
     if shutil.which("mksquashfs") is None:
         return missing(name, "no mksquashfs")
     with tempfile.TemporaryDirectory(prefix="bench-") as work:
         root = os.path.join(work, "root")
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        places = {"controller/confine": "usr/lib/confine/confine", "files/etc": "etc",
-                  "package/confine-node/files/usr/sbin": "usr/sbin",
-                  "package/confine-node/files/usr/lib/confine/share": "usr/lib/confine/share"}  # fmt: skip
-        for source, target in places.items():
-            shutil.copytree(os.path.join(ROOT, source), os.path.join(root, target), ignore=ignored)
+        for source, target in PACKAGE.items():
+            slim.copy(os.path.join(ROOT, source), os.path.join(root, target))
         image = os.path.join(work, "image")
         subprocess.run(["mksquashfs", root, image, "-comp", "xz", "-b", "256K", "-all-root", "-no-xattrs", "-nopad",
                         "-no-progress", "-quiet"], check=True, capture_output=True)  # fmt: skip

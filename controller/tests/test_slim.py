@@ -1,0 +1,132 @@
+"""Sources as packages install them: smaller, and the same program line by line."""
+
+import os
+import subprocess
+import sys
+import traceback
+
+import pytest
+
+from package import slim
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+LOCAL = "def f():\n    a: int\n    a = 1\n"
+TUPLE = "class A(NamedTuple):\n    a: int = 1\n"
+CASES = {
+    "docstrings": ('"""A."""\n\ndef f():\n    """B\n    C."""\n    return 1\n', "\n\ndef f():\n\n\n    return 1\n"),
+    "a body that is only a docstring": ('class A:\n    """An A."""\n', "class A:\n    pass\n"),
+    "a module that is only a docstring": ('"""Nothing else."""\n', "\n"),
+    "comments": ("a = 1  # one\n# two\nb = '# three'\n", "a = 1\n\nb = '# three'\n"),
+    "the first line's interpreter stays": ("#!/usr/bin/python3\n# x\na = 1\n", "#!/usr/bin/python3\n\na = 1\n"),
+    "letters of more than one byte": ("a = 'é'  # é\nb = 2  # ü\n", "a = 'é'\nb = 2\n"),
+    "annotations": (
+        'def f(a: "int", *b: str, c: int = 1) -> "list[int]":\n    d: "int" = a\n    return [d]\n',
+        "def f(a, *b, c = 1):\n    d = a\n    return [d]\n",
+    ),
+    "arguments on lines of their own": ("def f(\n    a: int,  # why\n    b: int,\n) -> int:\n    return a\n",
+                                        "def f(\n    a,\n    b,\n):\n    return a\n"),
+    "an annotation over several lines stays": ("a: dict[\n    str, int] = {}\n", "a: dict[\n    str, int] = {}\n"),
+    "an annotation that makes a name local stays": (LOCAL, LOCAL),
+    "members of a named tuple stay": (TUPLE, TUPLE),
+    "what is for the type checker": (
+        "if TYPE_CHECKING:\n    import a\n\n    # b\n    import c\nelse:\n    d: int = 1\n",
+        "if TYPE_CHECKING:\n    pass\n\n\n\nelse:\n    d = 1\n",
+    ),
+    "strings that are no docstrings": ("a = '''\n# a\n'''  # b\n", "a = '''\n# a\n'''\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_leaves_out_what_does_not_run_and_nothing_else(name: str) -> None:
+    before, after = CASES[name]
+    assert slim.slimmed(before.encode()).decode() == after
+
+
+def test_every_source_of_the_project_is_the_same_program_afterwards(tmp_path) -> None:
+    for name in ("controller/confine", "upgrade"):
+        slim.copy(os.path.join(ROOT, name), str(tmp_path / name))
+    done = subprocess.run([sys.executable, "-m", "compileall", "-q", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_traceback_names_the_line_of_the_repositorys_source() -> None:
+    source = '"""Doc.\n\nMore."""\n\n# why\ndef f(a: int) -> int:\n    """G."""\n    return a / 0\n'
+    space: dict = {}
+    exec(compile(slim.slimmed(source.encode()), "some.py", "exec"), space)
+    with pytest.raises(ZeroDivisionError) as raised:
+        space["f"](1)
+    assert traceback.extract_tb(raised.value.__traceback__)[-1].lineno == 8
+
+
+@pytest.mark.parametrize("cut", [(0, 6, b""), (0, 6, b"\n"), (6, 7, b"")])
+def test_a_file_that_would_not_be_the_same_program_stops_the_build(cut, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(slim.Finder, "generic_visit", lambda self, node: self.cuts.append(cut))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "some.py").write_text("a = 1\nb = 2\n")
+    with pytest.raises(slim.SlimError, match="some.py"):
+        slim.copy(str(tmp_path / "in"), str(tmp_path / "out"))
+
+
+def test_a_source_that_does_not_parse_is_named(tmp_path) -> None:
+    (tmp_path / "bad.py").write_text("def f(:\n")
+    tool = os.path.join(ROOT, "package", "slim.py")
+    argv = [sys.executable, tool, str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "bad.py" in done.stderr
+
+
+def test_modes_and_other_files_are_kept_and_tests_and_byte_code_are_left(tmp_path) -> None:
+    source = tmp_path / "in"
+    for name in ("tests/test_a.py", "__pycache__/a.pyc", "bin/tool", "text"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("# not Python\n")
+    (source / "bin" / "tool").chmod(0o755)
+    slim.copy(str(source), str(tmp_path / "out"))
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"bin/tool", "text"}
+    assert (tmp_path / "out" / "text").read_text() == "# not Python\n"
+    assert os.access(tmp_path / "out" / "bin" / "tool", os.X_OK)
+
+
+def slim_project(where: str) -> None:
+    """The project with the controller as packages have it; the rest by links."""
+    for name in os.listdir(ROOT):
+        if name not in ("controller", ".git"):
+            os.symlink(os.path.join(ROOT, name), os.path.join(where, name))
+    slim.copy(os.path.join(ROOT, "controller", "confine"), os.path.join(where, "controller", "confine"))
+    tests = os.path.join(where, "controller", "tests")
+    subprocess.run(["cp", "-r", os.path.join(ROOT, "controller", "tests"), tests], check=True)
+
+
+def run_slim(where: str, *tests: str) -> None:
+    """Run some of the project's tests there; none may fail."""
+    slim_project(where)
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not qemu and not torture and not slow",
+    ]
+    done = subprocess.run([*argv, "--deselect", "controller/tests/test_slim.py", *tests], cwd=where,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_cores_tests_pass_on_what_packages_install(tmp_path) -> None:
+    run_slim(str(tmp_path), "controller/tests/core")
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_the_controllers_tests_pass_on_what_packages_install(tmp_path) -> None:
+    run_slim(str(tmp_path), "controller/tests")
