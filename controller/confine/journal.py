@@ -11,6 +11,7 @@ import os
 import threading
 
 from confine import durable
+from confine.core.interfaces import MAX_TAG, MIN_TAG
 from confine.core.model import Booking, Step
 from confine.errors import StepError
 from confine.paths import Paths
@@ -166,4 +167,11 @@ def _booking(doc: "Any") -> "Booking | None":
     memory, disk = doc.get("memory_mib"), doc.get("disk_mib")
     if not (isinstance(key, str) and isinstance(name, str) and isinstance(nr, int) and 1 <= nr <= 0x7D):
         return None
-    return Booking(key, name, nr, memory if isinstance(memory, int) else 0, disk if isinstance(disk, int) else 0)
+    memory = memory if isinstance(memory, int) else 0
+    disk = disk if isinstance(disk, int) else 0
+    tag, addresses = doc.get("vlan_tag"), doc.get("addresses")
+    if not isinstance(tag, int) or isinstance(tag, bool) or not MIN_TAG <= tag <= MAX_TAG:
+        tag = None
+    if not isinstance(addresses, dict) or not all(isinstance(address, str) for address in addresses.values()):
+        addresses = {}
+    return Booking(key, name, nr, memory, disk, tag, addresses)

@@ -1,5 +1,6 @@
 """Bookings and the boot number survive; damage is named, set aside and rebuilt."""
 
+import json
 import os
 
 import pytest
@@ -19,6 +20,17 @@ def book(journal, name, nr, key="5@1"):
     booking = Booking(key, name, nr, 64, 128)
     journal.book(Step("journal", "book", name, "test", booking=booking))
     return booking
+
+
+def test_tags_and_public_addresses_survive_and_unusable_ones_are_forgotten(paths: Paths) -> None:
+    kept = Booking("5@1", "sliver", 7, 64, 128, 0x123, {"2": "192.0.2.1/24"})
+    Journal(paths).book(Step("journal", "book", "sliver", "test", None, kept))
+    assert Journal(paths).bookings() == {"sliver": kept}
+    path = os.path.join(paths.journal, "bookings.json")
+    doc = {**kept.as_doc(), "vlan_tag": 5, "addresses": [1]}
+    with open(path, "w") as file:
+        json.dump([doc], file)
+    assert Journal(paths).bookings() == {"sliver": Booking("5@1", "sliver", 7, 64, 128)}
 
 
 def test_a_booking_is_there_after_a_restart(paths):

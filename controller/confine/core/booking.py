@@ -4,7 +4,7 @@ A sliver keeps its number as long as anything of it is on the node, also when it
 MACs and names on the host side follow from it (node API: `nr` is the lowest that is free, 01-7d).
 """
 
-from confine.core import resources
+from confine.core import interfaces, resources
 from confine.core.addressing import MAX_SLIVER_NR, MIN_SLIVER_NR
 from confine.core.model import Booking, Problem
 from confine.core.reading import text, whole
@@ -54,14 +54,15 @@ class Ledger:
 
     def _claim(self, name: str, claim: "Booking") -> None:
         """Enter a booking or allocation. Its sizes count in any case, its number only if no other sliver has it."""
-        nr = claim.nr
+        nr, before = claim.nr, self.entries.get(name)
         if not MIN_SLIVER_NR <= nr <= MAX_SLIVER_NR:
             nr = 0
         elif self._holders.setdefault(nr, name) != name:
-            before = self.entries.get(name)
             nr = before.nr if before else 0
             self.clashing.append(name)
-        self.entries[name] = Booking(claim.key, name, nr, claim.memory_mib, claim.disk_mib)
+        held = before if claim.vlan_tag is None and not claim.addresses else claim  # allocations do not name these
+        tag, addresses = (held.vlan_tag, held.addresses) if held is not None else (None, {})
+        self.entries[name] = Booking(claim.key, name, nr, claim.memory_mib, claim.disk_mib, tag, addresses)
 
     def left(self, total: "resources.Size", name: str) -> "resources.Size":
         """What is left of `total` for the sliver `name`: all that the others do not hold."""
@@ -97,12 +98,26 @@ class Ledger:
             message = "All " + str(MAX_SLIVER_NR) + " sliver numbers of this node are taken."
             return None, [Problem("", message)]
         wanted = Booking(sliver.key, sliver.name, nr, sliver.limits.memory_mib, sliver.limits.disk_mib)
+        wanted, problems, _ = self.with_network(sliver, wanted, settings)
+        if problems:
+            return None, problems
         before = self.entries.get(sliver.name)
         self.entries[sliver.name] = wanted if before is None else _larger(wanted, before)
         return wanted, []
+
+    def with_network(
+        self, sliver: "SliverTarget", wanted: "Booking", settings: "Settings"
+    ) -> "tuple[Booking, list[Problem], list[Problem]]":
+        """`wanted` with tag and public addresses, as far as they can be had; see `interfaces.book`."""
+        before = self.entries.get(sliver.name)
+        if before is not None:
+            wanted = Booking(wanted.key, wanted.name, wanted.nr, wanted.memory_mib, wanted.disk_mib, before.vlan_tag,
+                             before.addresses)  # fmt: skip
+        others = [entry for other, entry in self.entries.items() if other != sliver.name]
+        return interfaces.book(sliver, wanted, others, settings)
 
 
 def _larger(wanted: "Booking", before: "Booking") -> "Booking":
     """What counts while a sliver goes from one size to another."""
     memory, disk = max(wanted.memory_mib, before.memory_mib), max(wanted.disk_mib, before.disk_mib)
-    return Booking(wanted.key, wanted.name, wanted.nr, memory, disk)
+    return Booking(wanted.key, wanted.name, wanted.nr, memory, disk, wanted.vlan_tag, wanted.addresses)

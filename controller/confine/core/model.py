@@ -155,13 +155,14 @@ class SliverTarget(Record):
     its container, directory and cgroup. target: effective target, one of TARGETS. keys: SSH public keys allowed
     in, one line each, sorted, no duplicates. problems: what is wrong with its documents; a sliver with
     `blocked` true cannot go further up than it is (but is never taken down for it). reset: how often the node's owner
-    had it returned to its template (decisions.py).
+    had it returned to its template (decisions.py). egress_kbit, ingress_kbit: what all its interfaces together may send
+    and receive, kbit/s; None: no bound.
     """
 
     FIELDS = (
         "key", "name", "uri", "slice_id", "slice_name", "group_id", "node_id", "description", "target",
         "sliver_instance_sn", "slice_instance_sn", "template", "data", "interfaces", "limits", "keys",
-        "vlan_tag", "expires_on", "properties", "problems", "blocked", "reset",
+        "vlan_tag", "expires_on", "properties", "problems", "blocked", "reset", "egress_kbit", "ingress_kbit",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +189,8 @@ class SliverTarget(Record):
         problems: "list[Problem]",
         blocked: bool,
         reset: int = 0,
+        egress_kbit: "int | None" = None,
+        ingress_kbit: "int | None" = None,
     ) -> None:
         self.key = key
         self.name = name
@@ -211,6 +214,8 @@ class SliverTarget(Record):
         self.problems = problems
         self.blocked = blocked
         self.reset = reset
+        self.egress_kbit = egress_kbit
+        self.ingress_kbit = ingress_kbit
 
 
 class NodeTarget(Record):
@@ -272,17 +277,29 @@ class Booking(Record):
     """What the node set aside for a sliver: cannot be observed, so the journal keeps it.
 
     nr: the node-local sliver number, 1-125 (0x01-0x7d); id range, addresses, MACs and host-side names follow
-    from it. memory_mib, disk_mib: what admission counted.
+    from it. memory_mib, disk_mib: what admission counted. vlan_tag: of its slice, as used by its isolated interfaces.
+    addresses: public addresses with prefix length, by interface number as text (JSON has no other keys).
     """
 
-    FIELDS = ("key", "name", "nr", "memory_mib", "disk_mib")
+    FIELDS = ("key", "name", "nr", "memory_mib", "disk_mib", "vlan_tag", "addresses")
 
-    def __init__(self, key: str, name: str, nr: int, memory_mib: int, disk_mib: int) -> None:
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        nr: int,
+        memory_mib: int,
+        disk_mib: int,
+        vlan_tag: "int | None" = None,
+        addresses: "dict[str, str] | None" = None,
+    ) -> None:
         self.key = key
         self.name = name
         self.nr = nr
         self.memory_mib = memory_mib
         self.disk_mib = disk_mib
+        self.vlan_tag = vlan_tag
+        self.addresses = addresses or {}
 
 
 class SliverObserved(Record):

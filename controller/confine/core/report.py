@@ -4,7 +4,7 @@ What only the registry knows (the node's certificate, its place...) is not here;
 points into the object's own document.
 """
 
-from confine.core import addressing, resources, states
+from confine.core import addressing, interfaces, resources, states
 from confine.core.addressing import PRIVATE_IPV4_BITS, PRIVATE_IPV6_BITS
 from confine.core.model import REGISTER, SliverObserved, plain
 from confine.core.reading import mapping
@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from confine.core.interfaces import SliverInterface
     from confine.core.model import Booking, Desired, Interface, Observed, Problem, SliverTarget
     from confine.core.plan import Plan
     from confine.core.settings import Settings
@@ -136,9 +137,8 @@ def sliver(
         "decisions": decision.sentences(),
     }
     doc.update(_asked_members(asked, working))
-    interfaces = _interfaces(working, booking, settings)
-    doc["interfaces"] = interfaces
-    private = [entry for entry in interfaces if entry["type"] == "private"]
+    doc["interfaces"] = _interfaces(working, booking, settings)
+    private = [entry for entry in doc["interfaces"] if entry["type"] == "private"]
     doc["address"] = private[0]["ipv4_addr"] if private else None
     doc["limits"] = _limits(working, found)
     doc["resources"] = _resources(asked, booking)
@@ -182,41 +182,27 @@ def _asked_members(asked: "SliverTarget | None", working: "SliverTarget | None")
 def _interfaces(
     working: "SliverTarget | None", booking: "Booking | None", settings: "Settings"
 ) -> "list[dict[str, Any]]":
-    """Interfaces with the addresses that follow from the sliver's number; without a number, without addresses."""
-    listed = []
-    for interface in working.interfaces if working is not None else []:
-        doc: "dict[str, Any]" = {"nr": interface.nr, "name": interface.name, "type": interface.type}
-        doc["parent_name"] = interface.parent
-        doc["vlan_tag"] = working.vlan_tag if working is not None and interface.type == "isolated" else None
-        doc.update({"mac_addr": None, "ipv4_addr": None, "ipv6_addr": None})
-        if working is not None and booking is not None:
-            doc.update(_addresses(interface, working, booking.nr, settings))
-        listed.append(doc)
-    return listed
+    """Interfaces with the addresses that the sliver has by its booking; without one, without addresses."""
+    if working is None:
+        return []
+    made = {}
+    if booking is not None and not is_unknown(working):
+        made = {interface.nr: interface for interface in interfaces.of_sliver(working, booking, settings)[0]}
+    return [_interface(asked, made.get(asked.nr)) for asked in working.interfaces]
 
 
-def _addresses(
-    interface: "Interface", working: "SliverTarget", nr: int, settings: "Settings"
-) -> "dict[str, str | None]":
-    """MAC and addresses by the formulas of the node API. An isolated interface takes its parent's MAC."""
-    kind, ii = interface.type, interface.nr
-    if kind == "isolated":
-        return {}
-    found: "dict[str, str | None]" = {"mac_addr": addressing.mac(settings.mac_prefix16, working.node_id, nr, ii)}
-    ipv6 = None
-    if kind == "private":
-        ipv4 = addressing.sliver_private_ipv4(settings.priv_ipv4_prefix24, nr)
-        found["ipv4_addr"] = ipv4 + "/" + str(PRIVATE_IPV4_BITS)
-        ipv6 = addressing.sliver_private_ipv6(settings.priv_ipv6_prefix48, working.slice_id, ii)
-    elif kind == "management" and settings.mgmt_ipv6_prefix48 is not None:
-        mgmt = settings.mgmt_ipv6_prefix48
-        ipv6 = addressing.sliver_management_ipv6(mgmt, working.node_id, working.slice_id, ii)
-    elif kind == "debug":
-        debug = settings.debug_ipv6_prefix48
-        ipv6 = addressing.sliver_debug_ipv6(debug, working.node_id, working.slice_id, ii)
-    if ipv6 is not None:
-        found["ipv6_addr"] = ipv6 + "/" + str(PRIVATE_IPV6_BITS)
-    return found
+def _interface(asked: "Interface", made: "SliverInterface | None") -> "dict[str, Any]":
+    """Members of the node API. An isolated interface has its parent's MAC: the node's own interfaces know it."""
+    return {
+        "nr": asked.nr,
+        "name": asked.name,
+        "type": asked.type,
+        "parent_name": asked.parent,
+        "vlan_tag": made.tag if made is not None else None,
+        "mac_addr": made.mac if made is not None else None,
+        "ipv4_addr": made.ipv4[0] if made is not None and made.ipv4 else None,
+        "ipv6_addr": made.ipv6[0] if made is not None and made.ipv6 else None,
+    }
 
 
 def _limits(working: "SliverTarget | None", found: "SliverObserved") -> "dict[str, Any]":

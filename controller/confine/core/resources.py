@@ -4,8 +4,8 @@ Sizes are MiB. Nothing is ever clipped: what cannot be had in full is refused, w
 """
 
 from confine.core.model import Limits, Problem
-from confine.core.reading import entries, text, whole
-from confine.core.text import shown
+from confine.core.reading import entries, mapping, text, whole
+from confine.core.text import is_decimal, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ MEMORY = "memory"
 DISK = "disk"
 UNIT = "MiB"
 MEMBER = "/resources"
+KBIT_UNIT = "kbit"
+MIN_KBIT, MAX_KBIT = 8, 100000000
 
 
 class Size:
@@ -75,6 +77,50 @@ def effective(
         settings.io_mib_s,
         settings.io_ops,
     ), problems
+
+
+def rates(
+    sliver: "dict[str, Any]", defaults: "dict[str, Any]", settings: "Settings"
+) -> "tuple[int | None, int | None, list[Problem]]":
+    """(egress, ingress, problems): kbit/s that all the sliver's interfaces together may send and receive, None for no
+    bound. Asked for as a resource {"name": "egress", "req": 2000, "unit": "kbit"} of the sliver or its slice's
+    defaults, or, where a registry takes none of that name, as the sliver's property "egress_kbit".
+    """
+    problems: "list[Problem]" = []
+    found = []
+    for name, default, most in (
+        ("egress", settings.egress_kbit_default, settings.egress_kbit_max),
+        ("ingress", settings.ingress_kbit_default, settings.ingress_kbit_max),
+    ):
+        asked, problem = _rate(name, sliver, defaults)
+        if problem is None and asked is not None and most is not None and asked > most:
+            message = name + ": asked for " + str(asked) + " kbit/s, allowed for one sliver are " + str(most) + "."
+            problem = Problem(MEMBER, message)
+        if problem is not None:
+            problems.append(problem)
+        found.append(_lowest(default if asked is None else asked, most))
+    return found[0], found[1], problems
+
+
+def _rate(name: str, sliver: "dict[str, Any]", defaults: "dict[str, Any]") -> "tuple[int | None, Problem | None]":
+    for requests in (entries(sliver, "resources"), entries(defaults, "resources")):
+        for request in requests:
+            if request.get("name") == name:
+                return _in_bounds(name, whole(request, "req"), request.get("req"), text(request, "unit"))
+    asked = text(mapping(sliver, "properties"), name + "_kbit")
+    if asked is None:
+        return None, None
+    number = int(asked) if is_decimal(asked) and len(asked) <= 12 else None
+    return _in_bounds(name, number, asked, KBIT_UNIT)
+
+
+def _in_bounds(
+    name: str, number: "int | None", asked: object, unit: "str | None"
+) -> "tuple[int | None, Problem | None]":
+    if number is not None and MIN_KBIT <= number <= MAX_KBIT and unit == KBIT_UNIT:
+        return number, None
+    allowed = "a number of " + KBIT_UNIT + " from " + str(MIN_KBIT) + " to " + str(MAX_KBIT)
+    return None, Problem(MEMBER, name + " is " + shown(asked) + " " + str(unit) + ", must be " + allowed + ".")
 
 
 def lent(observed: "Observed", settings: "Settings") -> Size:

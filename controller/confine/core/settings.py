@@ -6,7 +6,7 @@ defaults that switch the registry off (fail closed). Names of sections and optio
 generators write are kept (registry API, "What the original image generator injects").
 """
 
-from confine.core.addressing import MAX_NODE_ID, parse_ipv4, parse_ipv6, parse_mac_prefix16, parse_prefix24
+from confine.core.addressing import MAX_NODE_ID, format_ipv6, parse_ipv4, parse_ipv6, parse_mac_prefix16, parse_prefix24
 from confine.core.addressing import parse_prefix48 as prefix48
 from confine.core.model import Problem, Record
 from confine.core.text import HEX_DIGITS, is_decimal, nearest, only, shown
@@ -109,6 +109,43 @@ def parse_address(text: str, bounds: None) -> str:
     return text
 
 
+def parse_word(text: str, bounds: "tuple[str, ...]") -> str:
+    """One of the words `bounds`."""
+    if text in bounds:
+        return text
+    raise ValueError("must be one of " + ", ".join(bounds))
+
+
+def parse_plain_ipv4(text: str, bounds: None) -> str:
+    """An IPv4 address that a host can have."""
+    parts = parse_ipv4(text)
+    if parts[0] in (0, 127) or parts[0] >= 224:
+        raise ValueError("cannot be given to interfaces")
+    return text
+
+
+def parse_plain_ipv6(text: str, bounds: None) -> str:
+    """An IPv6 address."""
+    return format_ipv6(parse_ipv6(text.lower()))
+
+
+def parse_host_address(text: str, bounds: None) -> str:
+    """192.0.2.5/24, or 192.0.2.5 for the same."""
+    address, _, bits = text.partition("/")
+    if bits and not (is_decimal(bits) and len(bits) <= 2 and 8 <= int(bits) <= 32):
+        raise ValueError("must be an IPv4 address, with a prefix length from 8 to 32 after '/' or without")
+    return parse_plain_ipv4(address, None) + "/" + str(int(bits or "24"))
+
+
+def parse_ipv6_prefix64(text: str, bounds: None) -> str:
+    """2001:db8:1:2::/64 as its four groups '2001:db8:1:2'."""
+    address, _, bits = text.lower().partition("/")
+    groups = parse_ipv6(address)
+    if bits not in ("", "64") or any(groups[4:]) or groups[0] == 0 or groups[0] >= 0xFE80:
+        raise ValueError("must be a /64 prefix like 2001:db8:1:2::/64")
+    return ":".join(["{:x}".format(group) for group in groups[:4]])
+
+
 def parse_host_name(text: str, bounds: None) -> str:
     """A host name, in lower case."""
     name = text.lower()
@@ -122,6 +159,7 @@ HOST_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-."
 MIB = (0, MAX_MIB)
 SIZE = (1, MAX_MIB)
 ID = (1, 0xFFFFFFFFFFFF)
+KBIT = (8, 100000000)
 
 # (section, option, attribute, parser, bounds, default, is a list). Attribute None: known to existing image
 # generators and left to other parts of the node. Sizes are in MiB.
@@ -132,11 +170,15 @@ OPTIONS = (
     ("node", "priv_ipv4_prefix24", "priv_ipv4_prefix24", parse_ipv4_prefix, None, "192.168.241", False),
     ("node", "sync_node_admins", "sync_node_admins", parse_bool, None, True, False),
     ("node", "data_dir", "data_dir", parse_path, None, "/srv/confine", False),
-    ("node", "public_ipv4_avail", None, None, None, None, False),
     ("node", "rd_public_ipv4_proto", None, None, None, None, False),
-    ("node", "sl_public_ipv4_proto", None, None, None, None, False),
-    ("node", "sl_public_ipv4_addrs", None, None, None, None, False),
-    ("node", "rd_if_iso_parents", None, None, None, None, False),
+    # Slivers' interfaces (interfaces.py). Addresses of the pool are a /24's unless they say otherwise.
+    ("node", "public_ipv4_avail", "public4_avail", parse_int, (0, 65535), None, False),
+    ("node", "sl_public_ipv4_proto", "public4_proto", parse_word, ("none", "dhcp", "static"), "none", False),
+    ("node", "sl_public_ipv4_addrs", "public4_pool", parse_host_address, None, None, True),
+    ("node", "sl_public_ipv4_gw", "public4_gateway", parse_plain_ipv4, None, None, False),
+    ("node", "sl_public_ipv6_prefix64", "public6_prefix", parse_ipv6_prefix64, None, None, False),
+    ("node", "sl_public_ipv6_gw", "public6_gateway", parse_plain_ipv6, None, None, False),
+    ("node", "rd_if_iso_parents", "isolated_parents", parse_ifname, None, None, True),
     ("node", "state", None, None, None, None, False),
     ("node", "tinc_gateway", None, None, None, None, False),
     ("registry", "base_uri", "registry_uris", parse_uri, SCHEMES, None, True),
@@ -154,6 +196,9 @@ OPTIONS = (
     ("policy", "accept_groups", "accept_groups", parse_int, ID, None, True),
     ("policy", "accept_slices", "accept_slices", parse_int, ID, None, True),
     ("policy", "refuse_slices", "refuse_slices", parse_int, ID, None, True),
+    # Bandwidth of all slivers together, shared evenly; egress: what slivers send. kbit/s.
+    ("policy", "egress_kbit", "egress_total_kbit", parse_int, KBIT, None, False),
+    ("policy", "ingress_kbit", "ingress_total_kbit", parse_int, KBIT, None, False),
     ("policy", "cache_max", "cache_max_mib", parse_int, SIZE, 1024, False),
     ("policy", "template_max", "template_max_mib", parse_int, SIZE, 2048, False),
     ("sliver", "memory_max", "sliver_memory_max_mib", parse_int, SIZE, None, False),
@@ -165,6 +210,10 @@ OPTIONS = (
     ("sliver", "pids_max", "pids_max", parse_int, (8, 4194304), 512, False),
     ("sliver", "io_mib_s", "io_mib_s", parse_int, (1, 1 << 20), None, False),
     ("sliver", "io_ops", "io_ops", parse_int, (1, 1 << 30), None, False),
+    ("sliver", "egress_kbit_default", "egress_kbit_default", parse_int, KBIT, None, False),
+    ("sliver", "ingress_kbit_default", "ingress_kbit_default", parse_int, KBIT, None, False),
+    ("sliver", "egress_kbit_max", "egress_kbit_max", parse_int, KBIT, None, False),
+    ("sliver", "ingress_kbit_max", "ingress_kbit_max", parse_int, KBIT, None, False),
     ("sliver", "dns", "dns", parse_address, None, None, True),
     # What is kept of slivers' actions, flows and figures (records/). days: age; sizes: on the data partition.
     ("record", "days", "record_days", parse_int, (1, 3650), 90, False),
@@ -221,6 +270,19 @@ class Settings(Record):
     io_mib_s: "int | None"
     io_ops: "int | None"
     dns: "list[str]"
+    public4_avail: "int | None"
+    public4_proto: str
+    public4_pool: "list[str]"
+    public4_gateway: "str | None"
+    public6_prefix: "str | None"
+    public6_gateway: "str | None"
+    isolated_parents: "list[str]"
+    egress_total_kbit: "int | None"
+    ingress_total_kbit: "int | None"
+    egress_kbit_default: "int | None"
+    ingress_kbit_default: "int | None"
+    egress_kbit_max: "int | None"
+    ingress_kbit_max: "int | None"
     record_days: int
     record_action_mib: int
     record_flow_mib: int

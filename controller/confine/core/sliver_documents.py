@@ -1,6 +1,6 @@
 """One sliver's own, its slice's, its template's and its group's documents to a `SliverTarget`. Pure."""
 
-from confine.core import expiry, keys, resources
+from confine.core import expiry, interfaces, keys, resources
 from confine.core.addressing import MAX_INTERFACE_NR, hostname
 from confine.core.model import START, TARGETS, Data, Interface, Limits, Problem, SliverTarget, Template
 from confine.core.reading import entries, mapping, reference, text, texts, whole
@@ -146,6 +146,9 @@ class Builder:
         limits, wrong = resources.effective(self.sliver, self.defaults, self.node.resources, self.settings)
         for problem in wrong:
             self.block(problem.member, problem.message)
+        egress, ingress, wrong = resources.rates(self.sliver, self.defaults, self.settings)
+        for problem in wrong:
+            self.block(problem.member, problem.message)
         properties = mapping(self.sliver, "properties")
         return SliverTarget(
             key=self.asked.key,
@@ -169,6 +172,8 @@ class Builder:
             properties={key: value for key, value in properties.items() if isinstance(value, str)},
             problems=self.problems,
             blocked=self.blocked,
+            egress_kbit=egress,
+            ingress_kbit=ingress,
         )
 
     def _target(self) -> "str | None":
@@ -228,6 +233,10 @@ class Builder:
             wrong = _interface_problem(nr, name, kind, found)
             if wrong is None and kind == "isolated" and parent not in self.node.direct_ifaces:
                 wrong = "parent_name " + shown(parent) + " is none of this node's direct interfaces"
+            elif wrong is None and kind == "isolated":
+                wrong = interfaces.parent_refused(parent, self.settings)
+            if wrong is None and len(found) == interfaces.MAX_INTERFACES:
+                wrong = "A sliver has at most " + str(interfaces.MAX_INTERFACES) + " interfaces"
             if wrong is not None or nr is None or name is None or kind is None:
                 self.block("/interfaces/" + str(index), str(wrong) + ".")
             else:
