@@ -14,6 +14,8 @@ FULL = "3"
 NEVER = "never"
 VALUES = (NEVER, "0", "1", "2", FULL)
 SLOTS = ("a", "b")
+# `once=<slot>`: start this slot for a trial, once. GRUB takes it back, in this very sector, before it does.
+ONCE = "once"
 
 
 class CounterError(Exception):
@@ -21,13 +23,18 @@ class CounterError(Exception):
 
 
 def make(starts: "dict[str, str]") -> bytes:
-    """The file's 512 bytes. starts: slot to one of VALUES, for both slots. Raises CounterError for anything else."""
+    """The file's 512 bytes. starts: slot to one of VALUES, for both slots, and perhaps ONCE to a slot.
+    Raises CounterError for anything else."""
     text = SIGNATURE
     for slot in SLOTS:
         value = starts.get(slot)
         if value not in VALUES:
             raise CounterError(f"starts left of slot {slot} cannot be {value!r}: one of {', '.join(VALUES)}")
         text += f"starts_{slot}={value}\n".encode()
+    if starts.get(ONCE):
+        if starts[ONCE] not in SLOTS:
+            raise CounterError(f"slot {starts[ONCE]!r} cannot be started once: slots are a and b")
+        text += f"{ONCE}={starts[ONCE]}\n".encode()
     return text + b"#" * (SECTOR - len(text))
 
 
@@ -44,27 +51,27 @@ def parse(block: bytes) -> "dict[str, str]":
     return starts
 
 
-def restore(path: str, slot: str) -> bool:
-    """Say that `slot` started well: its counter is full again. True if the file had to be written.
+def restore(fd: int, offset: int, slot: str) -> bool:
+    """Say that `slot` started well: its counter is full again. True if the sector had to be written.
 
-    path: the grubenv file. The other slot's counter is kept; if it is unusable, it becomes `never`, so that a slot of
-    which nothing is known is not started unasked.
+    fd, offset: the open boot partition and where the file lies in it. The other slot's counter is kept; if it is
+    unusable, it becomes `never`, so that a slot of which nothing is known is not started unasked.
     """
-    with open(path, "rb") as file:
-        old = file.read()
+    old = os.pread(fd, SECTOR, offset)
     starts = parse(old)
     starts.setdefault("b" if slot == "a" else "a", NEVER)
     starts[slot] = FULL
     new = make(starts)
     if new == old:
         return False
-    overwrite(path, new)
+    os.pwrite(fd, new, offset)
+    os.fsync(fd)
     return True
 
 
 def overwrite(path: str, block: bytes) -> None:
-    """Write the file's one sector in place and flush it. Never by a temporary file and rename: GRUB's file must stay
-    where it is. Raises CounterError if the file is not one sector long."""
+    """Write the one sector of the mounted file `path` in place and flush it. Never by a temporary file and rename:
+    GRUB's file must stay where it is. Raises CounterError if the file is not one sector long."""
     fd = os.open(path, os.O_WRONLY)
     try:
         size = os.fstat(fd).st_size

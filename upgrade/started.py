@@ -7,12 +7,10 @@ GRUB did not start by our configuration, in a trial (not confirmed yet), or in a
 """
 
 import os
-import subprocess
 import sys
 
-from upgrade import counter, pointer
+from upgrade import counter, fat, pointer
 
-MOUNT_POINT = "/run/confine/boot"
 _BLOCK_DEVICES = "/sys/class/block"
 # How GRUB says that it started a confirmed slot by itself; see upgrade/boot/grub.cfg.
 _BY_GRUB = ("counted", "uncounted")
@@ -44,15 +42,13 @@ def find_partition(name: str, directory: str = _BLOCK_DEVICES) -> str:
     raise StartedError(f"no partition is called {name}: this disk was not made by this project")
 
 
-def restore_counter(slot: str, mount_point: str = MOUNT_POINT) -> bool:
-    """Fill up the counter of `slot` on the boot partition, mounted for this moment. True if it was written."""
-    device = find_partition("boot")
-    os.makedirs(mount_point, mode=0o700, exist_ok=True)
-    _run(["mount", "-t", "vfat", "-o", "rw,sync,noatime,nosuid,nodev,noexec", device, mount_point])
+def restore_counter(slot: str) -> bool:
+    """Fill up the counter of `slot` on the boot partition, which need not be mounted. True if it was written."""
+    fd = os.open(find_partition("boot"), os.O_RDWR)
     try:
-        return counter.restore(os.path.join(mount_point, "grub", "grubenv"), slot)
+        return counter.restore(fd, fat.find_sector(fd, "grub/grubenv"), slot)
     finally:
-        _run(["umount", mount_point])
+        os.close(fd)
 
 
 def repair_pointer() -> bool:
@@ -74,7 +70,7 @@ def main() -> int:
     status = 0
     try:
         restore_counter(slot)
-    except (OSError, StartedError, counter.CounterError) as error:
+    except (OSError, StartedError, counter.CounterError, fat.FatError) as error:
         print(f"started: the starts left of slot {slot} stay lowered: {error}", file=sys.stderr)
         status = 1
     try:
@@ -83,12 +79,6 @@ def main() -> int:
         print(f"started: the pointer stays as it is: {error}", file=sys.stderr)
         status = 1
     return status
-
-
-def _run(argv: "list[str]") -> None:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode != 0:
-        raise StartedError("{}: {}".format(" ".join(argv), done.stderr.strip()))
 
 
 if __name__ == "__main__":

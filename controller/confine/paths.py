@@ -42,6 +42,11 @@ class Paths:
         return os.path.join(self.data, "journal")
 
     @property
+    def upgrade(self) -> str:
+        """What must survive an upgrade about upgrades: history, the trial under way, revoked keys, downloads."""
+        return os.path.join(self.data, "upgrade")
+
+    @property
     def mounts(self) -> str:
         """Mount points of templates and of slivers' roots."""
         return os.path.join(self.run, "mounts")
