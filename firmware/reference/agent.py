@@ -153,25 +153,30 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Writes an answer as a whole; waits while nobody reads."""
+        left = memoryview(data)
         with self.sending:
-            while data:
-                data = data[os.write(self.descriptor, data) :]
+            while left:
+                left = left[os.write(self.descriptor, left) :]
 
     def lines(self) -> "Iterator[bytes]":
         """Gives the lines that come in, for ever. Half a line is dropped when its sender goes."""
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
-        pending = b""
+        # Pieces of the line begun: a port gives a page at a time, and a line may have megabytes.
+        pending: list[bytes] = []
         while True:
             poll.poll()
             data = os.read(self.descriptor, 65536)
             if not data:
                 # Nobody is connected: the port is then always readable, and reads as empty.
-                pending = b""
+                pending = []
                 time.sleep(0.1)
                 continue
-            *whole, pending = (pending + data).split(b"\n")
-            for line in whole:
+            first, *more = data.split(b"\n")
+            pending.append(first)
+            for piece in more:
+                line = b"".join(pending)
+                pending = [piece]
                 if line.strip():
                     yield line
 

@@ -21,12 +21,14 @@ from registry.server import Registry, Server, make_certificate
 
 REFERENCE = os.path.join(ROOT, "build", "reference")
 HERE = os.path.dirname(os.path.abspath(__file__))
+FLOOD = os.path.join(ROOT, "test", "qemu", "flood_drive.py")
+STOPS = 7
+LATEST_S = 1.0
 DRIVE = "/tmp/bench_drive.py"  # in the node
 ROW = 16
-PIECE = 128 * 1024
 MAX_PROCESSES = 8
 IMPORTS = "python3 -c 'import asyncio, ssl, http.client'"
-NAMES = ("sliver", "row", "processes", "start", "memory-node")
+NAMES = ("sliver", "row", "processes", "start", "stop", "memory-node")
 CONFIG = """
 config node 'node'
 	option id '0001'
@@ -84,7 +86,7 @@ def bench() -> Iterator[Bench]:
         ):
             sha256 = hashlib.sha256(template).hexdigest()
             node.must(["/etc/init.d/confine", "stop"], timeout=60)
-            write_in_pieces(node, "/srv/confine/cache/objects/" + sha256, template)
+            node.write_file("/srv/confine/cache/objects/" + sha256, template)
             with open(cert) as pem:
                 node.write_file("/etc/confine/registry-server.crt", pem.read())
             uri = server.base.replace("127.0.0.1", "10.0.2.2")
@@ -93,14 +95,6 @@ def bench() -> Iterator[Bench]:
                 with open(os.path.join(HERE, name)) as drive:
                     node.write_file("/tmp/" + name, drive.read())
             yield Bench(node, documents, sha256)
-
-
-def write_in_pieces(node: VirtualNode, path: str, content: bytes) -> None:
-    """Make a large file in the node: a loaded machine takes long for one request with all of it."""
-    node.sh(f"mkdir -p {os.path.dirname(path)}; rm -f {path}")
-    for start in range(0, len(content), PIECE):
-        node.write_file("/tmp/piece", content[start : start + PIECE])
-        node.sh(f"cat /tmp/piece >>{path}")
 
 
 def figures(wanted: set[str], versions: dict[str, str]) -> Iterator[Figure]:
@@ -118,7 +112,7 @@ def measured(one: Bench, wanted: set[str]) -> Iterator[Figure]:
         found = one.drive("start")
         yield at_most("daemon's start to its first plan (virtual node, no sliver; best of 6)", min(found["mine"]),
                       min(found["bare"]), 2, "s", IMPORTS)  # fmt: skip
-    if wanted & {"sliver", "row", "processes"}:
+    if wanted & {"sliver", "row", "processes", "stop"}:
         one.drive("network")
     if "sliver" in wanted:
         found = one.drive("one")
@@ -129,6 +123,8 @@ def measured(one: Bench, wanted: set[str]) -> Iterator[Figure]:
                       "by hand: mount, mke2fs, mount, mount overlay, lxc-start")  # fmt: skip
     if "processes" in wanted:
         yield processes(one.drive("processes"))
+    if "stop" in wanted:
+        yield from stop(one)
     if wanted & {"row", "memory-node"}:
         yield from row(one, wanted)
 
@@ -145,6 +141,22 @@ def processes(found: dict[str, Any]) -> Figure:
         f"<= {MAX_PROCESSES}",
         mine[0] <= MAX_PROCESSES,
     )
+
+
+def stop(one: Bench) -> Iterator[Figure]:
+    """From the command to the last packet of 64 senders, beside one nft transaction that drops everything."""
+    one.daemon("start")
+    one.node.wait_for("the daemon has read the registry", one.has_read, 60)
+    with open(FLOOD) as file:
+        one.node.write_file("/tmp/flood_drive.py", file.read())
+    say(f"  in the node: {STOPS} stops")
+    found = json.loads(one.node.must(["python3", "/tmp/flood_drive.py", str(STOPS)], 400).splitlines()[-1])
+    one.daemon("stop")
+    mine, bare = sorted(found["stop_s"]), sorted(found["bare_nft_s"])
+    yield at_most(f"confine stop --all to the last packet of 64 senders (virtual node; median of {STOPS}, turn about)",
+                  mine[STOPS // 2], bare[STOPS // 2], 1.5, "s", "nft -f: drop all")  # fmt: skip
+    yield Figure(f"the same, the latest of {STOPS}", f"{mine[-1]:.4g} s", f"{bare[-1]:.4g} s: nft -f: drop all",
+                 mine[-1] / bare[-1], f"<= {LATEST_S:g} s", mine[-1] <= LATEST_S)  # fmt: skip
 
 
 def row(one: Bench, wanted: set[str]) -> Iterator[Figure]:

@@ -39,6 +39,7 @@ __all__ = ["KernelBoot", "NoAnswer", "NodeError", "Result", "Snapshot", "Virtual
 
 # On the loaded machines of CI a command can wait for a processor; a deadline is for hangs, not for slowness.
 _SLACK_S = 20.0
+_PER_MIB_S = 15.0  # of a file, through the serial port
 _START_S = 120.0
 _numbers = itertools.count(1)
 
@@ -159,13 +160,14 @@ class VirtualNode(Machine):
 
     def read_file(self, path: str) -> bytes:
         """The content of a file in the node; NodeError if it cannot be read."""
-        return self._file_request({"read": path}, "read " + path).out_bytes
+        return self._file_request({"read": path}, "read " + path, timeout=60).out_bytes
 
     def write_file(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
         """Replace a file in the node as a whole, its directories made."""
         data = content.encode() if isinstance(content, str) else content
         encoded = base64.b64encode(data).decode()
-        self._file_request({"write": path, "data_b64": encoded, "mode": mode}, "write " + path)
+        timeout = 10 + len(data) / (1 << 20) * _PER_MIB_S
+        self._file_request({"write": path, "data_b64": encoded, "mode": mode}, "write " + path, timeout)
 
     def ask(self, path: str, data: bytes, timeout: float = 10) -> bytes:
         """Send `data` to a UNIX socket in the node, give the line it answers; starts no process in the node."""

@@ -43,15 +43,14 @@ class Lines:
     def __init__(self, sock: socket.socket, alive: Callable[[], None]) -> None:
         self._socket = sock
         self._alive = alive
-        self._pending = b""
+        self._pending: list[bytes] = []  # pieces of what came in, newest last; only the last one may have whole lines
 
     def send(self, document: dict[str, Any], deadline: float, descriptors: tuple[int, ...] = ()) -> None:
         """Send one object. A guest that does not read makes the socket full: then NoAnswer at the deadline."""
         # The empty line ends what an earlier, cut off sender may have left.
-        data = b"\n" + json.dumps(document).encode() + b"\n"
+        data = memoryview(b"\n" + json.dumps(document).encode() + b"\n")
         if descriptors:
-            sent = socket.send_fds(self._socket, [data], list(descriptors))
-            data = data[sent:]
+            data = data[socket.send_fds(self._socket, [data], list(descriptors)) :]
         while data:
             self._wait(deadline)
             try:
@@ -62,9 +61,8 @@ class Lines:
     def receive(self, deadline: float) -> dict[str, Any]:
         """The next object. deadline: of time.monotonic()."""
         while True:
-            line, separator, rest = self._pending.partition(b"\n")
-            if separator:
-                self._pending = rest
+            line = self._line()
+            if line is not None:
                 try:
                     document = json.loads(line)
                 except ValueError:
@@ -82,10 +80,19 @@ class Lines:
             if not more:
                 # The machine is gone or going: give `alive` the time to see why.
                 time.sleep(0.05)
-            self._pending += more
+            self._pending.append(more)
 
     def close(self) -> None:
         self._socket.close()
+
+    def _line(self) -> bytes | None:
+        """The next whole line of what came in."""
+        last, separator, rest = (self._pending or [b""])[-1].partition(b"\n")
+        if not separator:
+            return None
+        line = b"".join([*self._pending[:-1], last])
+        self._pending = [rest]
+        return line
 
     def _wait(self, deadline: float) -> None:
         self._alive()
