@@ -1,5 +1,6 @@
 """Runs in the node: 64 senders behind interfaces named like slivers', all at once, and the time of their last packet
 after `confine stop --all`. Prints one line of JSON; beside it what a bare `nft` drop of everything takes here.
+The first argument is how many times both are done, turn about.
 
 The senders are no containers, and outside the slivers' cgroups: what silences them is the traffic's cut alone.
 """
@@ -11,6 +12,7 @@ import select
 import socket
 import struct
 import subprocess
+import sys
 import time
 
 FIRST, SENDERS = 8, 64
@@ -18,7 +20,6 @@ BRIDGE = "br-confine"
 NODE = "192.168.241.126"
 BARE = "table bridge bare {\n chain everything {\n type filter hook prerouting priority 0; policy drop;\n }\n}\n"
 BEFORE_S, AFTER_S, QUIET_S = 1.0, 6.0, 0.5  # senders pause 10 ms at most
-ROUNDS = 5
 SO_TIMESTAMPNS = 35  # linux/socket.h; Python has no name for it
 
 
@@ -106,7 +107,13 @@ def silenced_after(seen_by: socket.socket, command: "list[str]") -> float:
     return max([moment for moment in after.values() if moment > began], default=began) - began
 
 
-def main() -> None:
+def remove(numbers: "range") -> None:
+    """The namespaces go, and their interfaces with them."""
+    lines = "\n".join(f"netns del s{number}" for number in numbers)
+    subprocess.run(["ip", "-batch", "-"], input=lines.encode(), check=True)
+
+
+def main(rounds: int) -> None:
     numbers = range(FIRST, FIRST + SENDERS)
     make(numbers)
     with open("/tmp/bare.nft", "w") as file:
@@ -114,7 +121,7 @@ def main() -> None:
     pid = flood(numbers)
     times = {"bare": [], "stop": []}
     try:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             times["bare"].append(silenced_after(tap(), ["nft", "-f", "/tmp/bare.nft"]))
             subprocess.run(["nft", "delete", "table", "bridge", "bare"], check=True)
             times["stop"].append(silenced_after(tap(), ["confine", "stop", "--all"]))
@@ -122,8 +129,8 @@ def main() -> None:
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
-    middle = {what: round(sorted(found)[ROUNDS // 2], 3) for what, found in times.items()}
-    print(json.dumps({"senders": SENDERS, "stop_s": middle["stop"], "bare_nft_s": middle["bare"]}))
+        remove(numbers)
+    print(json.dumps({"senders": SENDERS, "stop_s": times["stop"], "bare_nft_s": times["bare"]}))
 
 
-main()
+main(int(sys.argv[1]))

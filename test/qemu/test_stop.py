@@ -268,29 +268,37 @@ def test_commands_run_in_a_sliver_as_its_root_and_their_status_comes_back(follow
         assert "9@1" in bad or "sliver" in confine(following, "exec", bad, "--", "id", status=1)
 
 
+# A terminal with a person at it: answers what the shell asks of the terminal, and types again what was not heard.
 CONSOLE = """
-import os, pty, select, sys, time
+import os, pty, select, time
 pid, terminal = pty.fork()
 if pid == 0:
     os.execvp("confine", ["confine", "console", "2@1"])
-steps = [(b"to exit", b"\\r"), (b"# ", b"echo sil''ver\\r"), (b"silver", b"\\x01q")]
-said, deadline = b"", time.monotonic() + 60
+steps = [("to exit", b""), ("# ", b"\\r"), ("silver", b"echo sil''ver\\r"), (None, b"\\x01q")]
+said, all_said, typed, deadline = "", "", 0, time.monotonic() + 100
 while time.monotonic() < deadline:
+    if steps[0][0] is not None and steps[0][0] in said:
+        steps.pop(0)
+        said, typed = "", 0
+    if time.monotonic() > typed + 3:
+        os.write(terminal, steps[0][1])
+        typed = time.monotonic()
     if select.select([terminal], [], [], 0.2)[0]:
         try:
-            said += os.read(terminal, 4096)
+            heard = os.read(terminal, 4096).decode(errors="replace")
         except OSError:
             break
-    if steps and steps[0][0] in said:
-        said = said.split(steps[0][0], 1)[1]
-        os.write(terminal, steps.pop(0)[1])
-print(len(steps), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        os.write(terminal, b"\\x1b[1;1R" * heard.count("\\x1b[6n"))
+        said, all_said = said + heard, all_said + heard
+else:
+    os.kill(pid, 9)
+print(len(steps) - 1, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), ascii(all_said[-1000:]))
 """
 
 
-@pytest.mark.torture
 def test_the_console_of_a_sliver_is_reached_and_left_again(following: Following) -> None:
-    assert following.node.must(["python3", "-c", CONSOLE], timeout=90) == "0 0\n"
+    said = following.node.must(["python3", "-c", CONSOLE], timeout=130)
+    assert said.startswith("0 0 "), said
 
 
 def test_check_finds_nothing_wrong_and_names_what_is(following: Following) -> None:
@@ -300,12 +308,23 @@ def test_check_finds_nothing_wrong_and_names_what_is(following: Following) -> No
     assert "/node/mac_prefix16" in said and "install nftables" in said
 
 
+def flood(testbed: Following, rounds: int) -> dict[str, Any]:
+    """What flood_drive.py measures in the node; it fails if a sender is heard while stopped, or not heard before."""
+    with open(FLOOD) as file:
+        testbed.node.write_file("/tmp/flood_drive.py", file.read())
+    said = testbed.node.must(["python3", "/tmp/flood_drive.py", str(rounds)], timeout=60 + 40 * rounds)
+    measured: dict[str, Any] = json.loads(said.splitlines()[-1])
+    print("stop at once:", measured)
+    return measured
+
+
+def test_64_senders_are_silent_once_all_is_stopped_and_heard_again_once_it_is_released(following: Following) -> None:
+    assert flood(following, rounds=1)["senders"] == 64
+
+
 @pytest.mark.torture
 def test_no_packet_of_64_slivers_comes_later_than_a_second_after_the_command(following: Following) -> None:
-    with open(FLOOD) as file:
-        following.node.write_file("/tmp/flood_drive.py", file.read())
-    measured = json.loads(following.node.must(["python3", "/tmp/flood_drive.py"], timeout=200).splitlines()[-1])
-    print("stop at once:", measured)
+    measured = flood(following, rounds=7)
     assert measured["senders"] == 64
     # On a machine that is so loaded that nft alone takes longer, no command can be quicker.
-    assert measured["stop_s"] <= max(LATEST_S, 1.5 * measured["bare_nft_s"]), measured
+    assert max(measured["stop_s"]) <= max(LATEST_S, 1.5 * max(measured["bare_nft_s"])), measured
