@@ -33,6 +33,8 @@ HEADER = 128
 LOCK_S = 2.0
 LOCK_POLL_S = 0.02
 DAMAGED = "the record of decisions is damaged: look at what runs here, then `confine release --all` begins a new one"
+HALF_DAMAGED = "{} is damaged in part: what counts is the whole copy in it; the next decision mends it"
+FIRST = 1  # the number of the record in which nothing is decided yet
 
 
 class DecisionBook:
@@ -42,6 +44,7 @@ class DecisionBook:
         self._paths = paths
         self._seen: tuple[bytes, ...] | None = None
         self._decisions = Decisions()
+        self._damaged: list[str] = []
 
     def now(self) -> Decisions:
         """All decisions as they stand. Not to be changed."""
@@ -51,16 +54,23 @@ class DecisionBook:
             self._seen = headers
         return self._decisions
 
+    def problems(self) -> "list[str]":
+        """What is wrong with the record as `now()` last read it, a sentence each."""
+        return list(self._damaged)
+
     def of(self, name: str) -> Decision:
         """What was decided about the sliver `name`."""
         return self.now().of(name)
 
     def prepare(self) -> None:
-        """Make the file in its full size, so that later decisions need no room. OSError if it cannot be."""
+        """Make the file in its full size, so that later decisions need no room. OSError if it cannot be.
+
+        Both copies say that nothing is decided: zeros are what a disk gives for blocks it lost, and no record.
+        """
         path = self._files()[0]
         durable.make_dir(self._paths.journal)
         if not os.path.exists(path):
-            durable.write_atomic(path, bytes(2 * COPY))
+            durable.write_atomic(path, _record(Decisions(), FIRST).ljust(COPY, b"\0") * 2)
 
     def change(self, edit: "Callable[[Decisions], str]") -> "tuple[str, bool]":
         """Have `edit` change the decisions, and keep them. (what `edit` said, whether a restart of the node will not
@@ -99,24 +109,24 @@ class DecisionBook:
 
     def _read(self) -> "tuple[Decisions, int]":
         """(decisions, their number) of the valid copy with the highest number."""
-        best, number, damaged = None, 0, False
+        best, number = None, 0
+        damaged = []
         for path in self._files():
             for copy in _copies(path):
                 found = _parse(copy)
-                if found is not None and found[0] > number:
+                if found is None:
+                    damaged.append(path)
+                elif found[0] > number:
                     number, best = found
-                damaged = damaged or (found is None and any(copy))
+        self._damaged = [HALF_DAMAGED.format(path) for path in sorted(set(damaged))]
         if best is None and damaged:
+            self._damaged = ["{}: {}".format(damaged[0], DAMAGED)]
             return Decisions({ALL: Mark("the node itself", "(not known)", DAMAGED)}), 0
         return rules.parse(best), number
 
     def _write(self, decisions: Decisions, number: int) -> bool:
         """True if the decisions are durable; False if they are in memory only."""
-        text = json.dumps(decisions.as_doc(), sort_keys=True, separators=(",", ":")).encode()
-        if len(text) > COPY - HEADER:
-            raise ConfineError("there are too many decisions to be kept: clear those of slivers that are gone")
-        digest = hashlib.sha256(b"%d " % number + text).hexdigest().encode()
-        content = (b"%s %d %d %s\n" % (MAGIC, number, len(text), digest)).ljust(HEADER) + text
+        content = _record(decisions, number)
         try:
             self.prepare()
             _write_copies(self._files()[0], content)
@@ -124,7 +134,7 @@ class DecisionBook:
         except OSError as error:
             reason = error.strerror
         try:
-            durable.write_atomic(self._files()[1], content)
+            durable.write_atomic(self._files()[1], content.ljust(COPY, b"\0") * 2)
         except OSError as error:
             raise ConfineError(
                 "the decision can be kept neither in {} ({}) nor in {} ({})".format(
@@ -132,6 +142,15 @@ class DecisionBook:
                 )
             )
         return False
+
+
+def _record(decisions: Decisions, number: int) -> bytes:
+    """A copy: header with number, length and checksum, then the document."""
+    text = json.dumps(decisions.as_doc(), sort_keys=True, separators=(",", ":")).encode()
+    if len(text) > COPY - HEADER:
+        raise ConfineError("there are too many decisions to be kept: clear those of slivers that are gone")
+    digest = hashlib.sha256(b"%d " % number + text).hexdigest().encode()
+    return (b"%s %d %d %s\n" % (MAGIC, number, len(text), digest)).ljust(HEADER) + text
 
 
 def _headers(path: str) -> "list[bytes]":
@@ -160,7 +179,7 @@ def _copies(path: str) -> "list[bytes]":
 
 
 def _parse(copy: bytes) -> "tuple[int, Any] | None":
-    """(number, document) of a copy; None if it is empty or damaged."""
+    """(number, document) of a copy; None if it is damaged."""
     words = copy[:HEADER].split()
     try:
         magic, number, length, digest = words

@@ -124,6 +124,27 @@ def test_a_record_that_cannot_be_read_at_all_stops_everything_until_somebody_loo
     assert DecisionBook(paths).now().stops == {}
 
 
+def test_a_record_overwritten_with_zeros_is_no_record_in_which_nothing_is_decided(paths):
+    DecisionBook(paths).prepare()
+    assert DecisionBook(paths).now().stops == {}
+    assert DecisionBook(paths).problems() == []
+    damage(file_of(paths), 0, bytes(2 * COPY))
+    book = DecisionBook(paths)
+    assert ALL in book.now().stops
+    assert file_of(paths) in book.problems()[0] and "release --all" in book.problems()[0]
+
+
+def test_a_record_damaged_in_part_is_named_until_the_next_decision_mends_it(paths):
+    stopped(DecisionBook(paths))
+    damage(file_of(paths), COPY + 140)
+    book = DecisionBook(paths)
+    assert book.of(NAME).stop is not None
+    assert file_of(paths) in book.problems()[0]
+    stopped(book, "000000000006_0001")
+    book.now()
+    assert book.problems() == []
+
+
 def test_a_truncated_record_counts_as_damaged(paths):
     stopped(DecisionBook(paths))
     os.truncate(file_of(paths), 0)
