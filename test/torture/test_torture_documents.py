@@ -85,8 +85,9 @@ def assert_told_well(docs: "list[dict[str, Any]]") -> None:
 def listed(state: "dict[str, Any]", sliver: Any) -> Any:
     """What the node's document says of the node as a whole, and of `sliver`."""
     node = state["node"]
-    refs = [ref for ref in node["slivers"] if ref["uri"] == sliver.uri or (ref["id"] or sliver.key) == sliver.key]
-    return node["set_state"], node["id"], refs, sliver.uri in state["gone"]
+    refs = [ref for ref in node["slivers"] if ref["uri"] == sliver.uri or ref["id"] == sliver.key]
+    gone = [uri for uri in (sliver.uri, *(ref["uri"] for ref in refs)) if uri in state["gone"]]
+    return node["set_state"], node["id"], bool(refs), gone
 
 
 def asked_of(state: "dict[str, Any]", sliver: Any) -> Any:
@@ -244,7 +245,27 @@ def anything_anywhere(node: Node, dice: random.Random) -> None:
                 assert state[member] == seed.state[member]
 
 
-KINDS = {"garbage": garbage_somewhere, "anything": anything_anywhere}
+def mixed_up(node: Node, dice: random.Random) -> None:
+    """The node's list of slivers with ids and URIs of one another: what is mentioned in any way stays."""
+    seed = node.seed
+    uri = seed.state["node"]["uri"]
+    document = copy.deepcopy(seed.registry.documents[uri])
+    refs = document["slivers"]
+    for _ in range(dice.randint(1, 3)):
+        one, other, member = dice.choice(refs), dice.choice(refs), dice.choice(["id", "uri"])
+        if dice.randrange(2):
+            one[member] = other[member]
+        elif dice.randrange(4):
+            one[member], other[member] = other[member], one[member]
+        else:
+            one["id"] = f"{dice.randint(1, 5)}@{dice.randint(1, 3)}"
+    state = read(node, {uri: document})
+    assert state is not None
+    hold_together(node, state, {uri})
+    node.untouched()
+
+
+KINDS = {"garbage": garbage_somewhere, "anything": anything_anywhere, "mixed up": mixed_up}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

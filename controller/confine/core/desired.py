@@ -138,8 +138,8 @@ def _parse_key(key: "str | None") -> "tuple[int, int] | None":
 def _listed(doc: "dict[str, Any]", node: "NodeTarget", documents: "Documents") -> "tuple[list[Asked], bool]":
     """The slivers that the node's document lists, by slice, and whether it is sure that these are all.
 
-    Entries of another node are refused by name. An entry that does not say which sliver it means makes the list
-    unsure: what it means must not be removed.
+    Entries of another node are refused by name. An entry that does not say which sliver it means, or that has the id
+    of one and the URI of another, makes the list unsure: what it means must not be removed.
     """
     found: "dict[int, Asked]" = {}
     all_known = isinstance(doc.get("slivers"), list) and len(entries(doc, "slivers")) == len(doc["slivers"])
@@ -149,7 +149,12 @@ def _listed(doc: "dict[str, Any]", node: "NodeTarget", documents: "Documents") -
         member = "/slivers/" + str(index)
         uri = text(entry, "uri")
         absolute = join(node.uri, uri) if uri else None
-        ids = _parse_key(text(entry, "id")) or _parse_key(text(documents.find(absolute), "id"))
+        own = _parse_key(text(documents.find(absolute), "id"))
+        ids = _parse_key(text(entry, "id")) or own
+        if own is not None and own != ids:
+            all_known = False
+            message = shown(entry) + " has the URI of sliver " + str(own[0]) + "@" + str(own[1]) + ": none is removed."
+            node.problems.append(Problem(member, message))
         if ids is None or absolute is None:
             if not documents.is_gone(absolute):
                 all_known = False

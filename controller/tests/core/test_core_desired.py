@@ -295,6 +295,15 @@ def test_two_slivers_with_one_id_change_nothing_of_what_runs() -> None:
     assert is_unknown(sliver) and "slivers/40/" in messages(sliver.problems)
 
 
+def test_an_entry_with_the_id_of_one_sliver_and_the_uri_of_another_removes_neither() -> None:
+    for key in ("7@42", "5@3"):
+        state = example()
+        state["node"]["slivers"][0]["id"] = key
+        found = built(state)
+        assert found.node is not None and "has the URI of sliver 5@42" in messages(found.node.problems), key
+        assert not found.complete, "5@42 would be removed"
+
+
 def test_a_sliver_listed_twice_is_one_sliver() -> None:
     state = example()
     state["node"]["slivers"].append(dict(state["node"]["slivers"][0]))
