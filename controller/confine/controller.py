@@ -167,6 +167,7 @@ class Controller:
     def _plan(self, desired: Desired, busy: "set[str]") -> "tuple[plan_rules.Plan, Observed]":
         observed = self._machine.observe()
         now = time.monotonic()
+        decisions = self._book.now()
         for name in self._failures.look(observed, busy, now):
             self._log.warn(name, "its init ended by itself")
         plan = plan_rules.plan(
@@ -177,8 +178,8 @@ class Controller:
             self._settings,
             now,
             self._journal.boot_sn_done,
-            self._own_problems + [Problem("", text) for text in self._recording.problems()],
-            self._book.now(),
+            self._own_problems + [Problem("", text) for text in self._book.problems() + self._recording.problems()],
+            decisions,
         )
         self._machine.cache.keep = set(plan.keep)
         self._failures.overcome(plan.overcome, now)

@@ -4,6 +4,7 @@ Whoever reads such a file sees the old content or the new, never a part.
 """
 
 import errno
+import hashlib
 import json
 import os
 
@@ -80,6 +81,38 @@ def read_json(path: str) -> "Any":
         return None
     except RecursionError:
         raise ValueError("nested too deeply")
+
+
+def checksum(content: "Any") -> str:
+    """The sha256 of `content` as JSON with sorted members, as hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_checked(path: str, content: "Any") -> None:
+    """`content` at `path` like `write_json`, with its checksum: what flips in it is found out."""
+    write_json(path, {"content": content, "sha256": checksum(content)})
+
+
+def checked(doc: "Any") -> "Any":
+    """The content of a document that `write_checked` wrote. ValueError if it is damaged."""
+    if not isinstance(doc, dict) or doc.get("sha256") != checksum(doc.get("content")):
+        raise ValueError("its checksum is wrong")
+    return doc.get("content")
+
+
+def read_checked(path: str) -> "Any":
+    """What `write_checked` wrote. None if the file is absent; ValueError if it is damaged."""
+    return checked(read_json(path)) if os.path.lexists(path) else None
+
+
+def copy_aside(path: str) -> str:
+    """Keep what a damaged file holds under another name, which is returned; the file stays until it is replaced, so
+    that a cut between the two does not look as if there had never been one."""
+    aside = path + ".damaged"
+    _unlink_if_there(aside)
+    os.link(path, aside, follow_symlinks=False)
+    fsync_dir(os.path.dirname(path) or ".")
+    return aside
 
 
 def set_aside(path: str) -> str:

@@ -5,8 +5,6 @@ it held is rebuilt from what is observed, as far as that goes. A checksum goes w
 in a boot number would have the node reboot, one in a sliver's number would move its ids and addresses.
 """
 
-import hashlib
-import json
 import os
 import threading
 
@@ -109,7 +107,7 @@ class Journal:
         self._bookings = bookings
 
     def _write(self, name: str, content: "Any") -> None:
-        durable.write_json(os.path.join(self._paths.journal, name), {"content": content, "sha256": checksum(content)})
+        durable.write_checked(os.path.join(self._paths.journal, name), content)
 
     def _load(self, name: str) -> "Any":
         path = os.path.join(self._paths.journal, name)
@@ -119,19 +117,12 @@ class Journal:
                 return None
             if isinstance(kept, list) or (isinstance(kept, dict) and list(kept) == ["boot_sn"]):
                 return kept  # as it was written before there were checksums
-            if not isinstance(kept, dict) or kept.get("sha256") != checksum(kept.get("content")):
-                raise ValueError("its checksum is wrong")
-            return kept.get("content")
+            return durable.checked(kept)
         except (ValueError, OSError) as error:
             self.problems.append(
                 "{} is damaged ({}){}; rebuilt from what is found".format(path, error, _set_aside(path))
             )
             return None
-
-
-def checksum(content: "Any") -> str:
-    """The sha256 of `content` as JSON with sorted members, as hex."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _set_aside(path: str) -> str:

@@ -196,7 +196,7 @@ def _numbers(paths: Paths) -> "dict[str, int]":
 def _booked(paths: Paths) -> "dict[str, int]":
     """As the journal has it: for a node whose daemon has not run since the node started."""
     try:
-        docs = durable.read_json(os.path.join(paths.journal, BOOKINGS))
+        docs = durable.read_checked(os.path.join(paths.journal, BOOKINGS))
     except (OSError, ValueError):
         return {}
     found = {}

@@ -9,12 +9,13 @@ import sys
 
 import pytest
 
-from confine import evidence, stop
+from confine import durable, evidence, stop
 from confine.core.decisions import ALL, Decisions, Mark
-from confine.core.model import Booking
+from confine.core.model import Booking, Step
 from confine.decisions import DecisionBook
 from confine.drivers import firewall, ports
 from confine.errors import StepError
+from confine.journal import Journal
 from confine.paths import Paths
 
 NAME, OTHER = "000000000005_0001", "00000000000a_0001"
@@ -132,11 +133,12 @@ def test_all_covers_every_interface_and_single_stops_their_own():
 def test_numbers_are_known_without_a_daemon_from_its_files_or_the_journal(node):
     assert node.numbers == {NAME: 7, OTHER: 0x7D}
     shutil.rmtree(os.path.join(node.paths.run, stop.FAST))
-    os.makedirs(node.paths.journal)
-    with open(os.path.join(node.paths.journal, "bookings.json"), "w") as file:
-        json.dump(
-            [booking.as_doc() for booking in bookings().values()] + [3, {"name": 4}, {"name": "x", "nr": 500}], file
-        )
+    journal = Journal(node.paths)
+    for booking in bookings().values():
+        journal.book(Step("journal", "book", booking.name, "test", booking=booking))
+    assert stop.Node(node.paths).numbers == {NAME: 7, OTHER: 0x7D}
+    docs = [booking.as_doc() for booking in bookings().values()] + [3, {"name": 4}, {"name": "x", "nr": 500}]
+    durable.write_checked(os.path.join(node.paths.journal, "bookings.json"), docs)
     assert stop.Node(node.paths).numbers == {NAME: 7, OTHER: 0x7D}
 
 

@@ -33,6 +33,7 @@ from confine.core import desired as desired_rules  # noqa: E402
 from confine.core import settings as settings_table  # noqa: E402
 from confine.core.model import MIB, Booking, SliverTarget  # noqa: E402
 from confine.drivers import cgroups, layers, limits, storage, syscalls  # noqa: E402
+from confine.durable import checksum  # noqa: E402
 from confine.errors import ConfineError  # noqa: E402
 from confine.paths import Paths  # noqa: E402
 from confine.registry.client import Registry as RegistryClient  # noqa: E402
@@ -132,8 +133,8 @@ class World:
 
     def _fake(self, target: SliverTarget, booking: Booking) -> None:
         name = target.name
-        write(self.paths.sliver(name, storage.ALLOCATION), json.dumps(storage._allocation(target, booking)).encode())
-        write(self.paths.sliver(name, storage.DEPLOYMENT), json.dumps(storage._deployment(target)).encode())
+        write(self.paths.sliver(name, storage.ALLOCATION), checked(storage._allocation(target, booking)))
+        write(self.paths.sliver(name, storage.DEPLOYMENT), checked(storage._deployment(target)))
         image = self.paths.sliver(name, storage.IMAGE)
         write(image, bytes(storage.MAGIC_OFFSET) + storage.MAGIC)
         os.truncate(image, booking.disk_mib * MIB)
@@ -192,6 +193,11 @@ def started_with() -> dict[str, str]:
 def note(text: str) -> None:
     """What the registry says to people."""
     print("registry:", text, file=sys.stderr)
+
+
+def checked(content: dict[str, Any]) -> bytes:
+    """A document as the daemon keeps it, with its checksum."""
+    return json.dumps({"content": content, "sha256": checksum(content)}).encode()
 
 
 def write(path: str, content: bytes) -> None:

@@ -160,7 +160,7 @@ class CrashNode(Following):
         sliver = self.sliver(key)
         assert sliver is not None
         text = self.node.read_file(f"/srv/confine/slivers/{sliver['name']}/{name}.json")
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = json.loads(text)["content"]
         return found
 
     def is_settled(self, key: str, state: str) -> bool:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core_world import sliver_target
 
 from confine import durable
 from confine.core.model import Booking, Step
+from confine.drivers.storage import Storage
 from confine.journal import Journal
 from confine.paths import Paths
 from confine.registry import store
@@ -20,6 +22,7 @@ from confine.registry.state import prepared
 from torture import corpus, mutate, seeds
 
 SHARE, ALL = 200, 20_000
+SLIVER_FILES = ("allocation.json", "deployment.json")
 BOOKED = {
     "000000000001_0001": Booking("1@1", "000000000001_0001", 1, 64, 64),
     "000000000002_0001": Booking("2@1", "000000000002_0001", 7, 32, 32),
@@ -82,6 +85,45 @@ def boot_holds(paths: Paths, path: str, bad: bytes) -> None:
     assert journal.bookings() == BOOKED
 
 
+def of_sliver(paths: Paths) -> "tuple[Storage, Step]":
+    """The driver, and a step of a sliver whose documents are written as they are after it was deployed."""
+    name = next(iter(BOOKED))
+    step = Step("storage", "mend", name, "test", sliver_target(1, name=name, keys=[]), BOOKED[name])
+    storage = Storage(paths, None, lambda: "", 0)  # type: ignore[arg-type]  # no template is asked for
+    durable.make_dir(paths.sliver(name))
+    for file in SLIVER_FILES:
+        put(paths.sliver(name, file), b"damaged")
+    storage.mend(step)
+    return storage, step
+
+
+def sliver_holds(paths: Paths, path: str, bad: bytes) -> None:
+    """What the document said or, said, nothing of use; then it is written as it was."""
+    storage, step = of_sliver(paths)
+    good = storage.observe(step.subject)
+    assert not good.damaged and good.allocation and good.deployment
+    put(path, bad)
+    found = storage.observe(step.subject)
+    if found.damaged:
+        assert path in found.damaged[0] and {} in (found.allocation, found.deployment)
+        storage.mend(step)
+        assert Path(path + ".damaged").read_bytes() == bad
+        found = storage.observe(step.subject)
+    assert found == good
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", SLIVER_FILES)
+def test_a_document_of_a_sliver_damaged_at_any_place_is_named_set_aside_and_written_anew(
+    paths: Paths, name: str
+) -> None:
+    _, step = of_sliver(paths)
+    path = paths.sliver(step.subject, name)
+    for number, bad in enumerate(every_damage(Path(path).read_bytes())):
+        if number % 7 == 0:
+            sliver_holds(paths, path, bad)
+
+
 FILES: "dict[str, Callable[[Paths, str, bytes], None]]" = {
     "bookings.json": bookings_hold,
     "boot.json": boot_holds,
@@ -117,12 +159,16 @@ def random_damage(paths: Paths, tmp_path: Path, count: int) -> None:
     store.save(paths, state)
     kept(paths)
     contents = {name: Path(paths.journal, name).read_bytes() for name in (store.FILE, *FILES)}
+    _, step = of_sliver(paths)
+    contents.update({name: Path(paths.sliver(step.subject, name)).read_bytes() for name in SLIVER_FILES})
     for number in seeds.numbers(count):
         with seeds.example("files", number) as dice:
             name = dice.choice(sorted(contents))
             bad = mutate.damaged(contents[name], dice)
             if name == store.FILE:
                 state_holds(paths, state, bad)
+            elif name in SLIVER_FILES:
+                sliver_holds(paths, paths.sliver(step.subject, name), bad)
             else:
                 FILES[name](paths, os.path.join(paths.journal, name), bad)
 

@@ -26,6 +26,7 @@ EFFECTS = {
     ("limits", "thaw"): (("frozen", False),),
     ("storage", "unmount"): (("mounted", False),),
     ("storage", "undeploy"): (("formatted", False), ("deployed", False)),
+    ("storage", "mend"): (),
     ("storage", "remove"): (("formatted", False), ("deployed", False), ("allocated", False)),
 }
 

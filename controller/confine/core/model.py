@@ -308,10 +308,11 @@ class SliverObserved(Record):
     allocation / deployment: the documents that `storage allocate` / `storage populate` wrote last, or None.
     formatted, mounted, limited, running: as found. limits_held: the limits read back equal those asked for
     (None: not running). init_pid: host pid of the sliver's init. frozen: its processes are kept from running.
+    damaged: what is wrong with its documents, a sentence each; one that is there and damaged is {} here.
     """
 
     FIELDS = ("name", "allocation", "deployment", "formatted", "mounted", "limited", "running", "limits_held",
-              "init_pid", "frozen")  # fmt: skip
+              "init_pid", "frozen", "damaged")  # fmt: skip
 
     def __init__(
         self,
@@ -325,6 +326,7 @@ class SliverObserved(Record):
         limits_held: "bool | None" = None,
         init_pid: "int | None" = None,
         frozen: bool = False,
+        damaged: "list[str] | None" = None,
     ) -> None:
         self.name = name
         self.allocation = allocation
@@ -336,6 +338,7 @@ class SliverObserved(Record):
         self.limits_held = limits_held
         self.init_pid = init_pid
         self.frozen = frozen
+        self.damaged = damaged if damaged is not None else []
 
 
 class Observed(Record):

@@ -96,6 +96,12 @@ class Case:
         return self.failure is not None and self.failure.retry_at > self.round.now
 
     @property
+    def damaged(self) -> "Booking | None":
+        """What was set aside for the sliver whose documents are damaged: they can be written anew. None if they are
+        whole, or nothing says so any more."""
+        return (self.booking or of_allocation(self.name, self.found.allocation)) if self.found.damaged else None
+
+    @property
     def present(self) -> bool:
         """Whether anything of the sliver is on the node."""
         return self.booking is not None or self.name in self.round.observed.slivers
@@ -113,6 +119,8 @@ def plan_sliver(case: Case) -> Outcome:
     works = Works(case.name, case.found, case.round.observed, working, case.booking)
     if case.decision.stop is not None:
         return _stopped(case, works, working)
+    if case.damaged is not None and case.want != REGISTERED:
+        return _damaged(case, works, case.damaged)
     redo = None if case.want == REGISTERED else _redo(case)
     if not case.round.view.frozen:
         _go(case, works, redo, working)
@@ -149,6 +157,32 @@ def _stopped(case: Case, works: Works, working: "SliverTarget | None") -> Outcom
         problems.append(Problem("", states.failure_text(case.failure)))
     state = states.STATES[min(states.level(found), DEPLOYED)]
     return Outcome(state, problems, works.steps, working, rest and case.failure is not None)
+
+
+def _damaged(case: Case, works: Works, booking: "Booking") -> Outcome:
+    """A sliver one of whose documents is damaged: it stays as it is until that is written anew, from the other one,
+    the booking and what the registry asks for; where that cannot be had yet, it waits."""
+    view, sliver = case.round.view, case.sliver
+    problems = [Problem("", text) for text in case.found.damaged]
+    problems.extend(sliver.problems if sliver is not None else [])
+    ready = sliver is not None and not sliver.blocked and not view.frozen and not view.hold
+    if case.failure is not None:
+        problems.append(Problem("", states.failure_text(case.failure)))
+    if ready and not case.waits:
+        works.booking = booking
+        works.sliver = _as_it_was(works.sliver, case.found)
+        works.add("storage", "mend", " ".join(case.found.damaged))
+    state = states.STATES[states.level(case.found)]
+    return Outcome(state, problems, works.steps, works.sliver, False)
+
+
+def _as_it_was(sliver: "SliverTarget | None", found: "SliverObserved") -> "SliverTarget | None":
+    """`sliver` of the instance that is on the node, as far as a whole document says: a new one is a change that comes
+    afterwards."""
+    serial = whole(found.deployment, "sliver_instance_sn")
+    if sliver is None or found.allocation or serial is None:
+        return sliver
+    return with_changes(sliver, sliver_instance_sn=serial)
 
 
 def _working(case: Case) -> "SliverTarget | None":
@@ -317,6 +351,8 @@ def _allocate_anew(case: Case, sliver: "SliverTarget") -> "Redo | None":
         if found.running or found.limited or found.mounted or found.formatted or found.deployment is not None:
             return Redo(REGISTERED, "There are remains of the sliver without a complete allocation.", False)
         return None
+    if case.found.damaged and not allocation:
+        return Redo(REGISTERED, case.found.damaged[0] + " Nothing says what was set aside: it is allocated anew.", True)
     if case.name in case.round.ledger.clashing:
         return Redo(REGISTERED, "The sliver's number is held by another sliver.", True)
     uri, serial = text(allocation, "uri"), whole(allocation, "sliver_instance_sn")

@@ -20,6 +20,7 @@ STEPS = {
     ("cache", "fetch_template"): (ALLOCATE, "fetch the template and check its sha256"),
     ("cache", "fetch_data"): (ALLOCATE, "fetch the sliver's data and check its sha256"),
     ("storage", "allocate"): (ALLOCATE, "make the sliver's directory and its disk image, allocated in full"),
+    ("storage", "mend"): (ALLOCATE, "write the sliver's damaged documents anew from what else is known of it"),
     ("cache", "unpack_template"): (DEPLOY, "make the template ready to be mounted"),
     ("storage", "format"): (DEPLOY, "make an empty file system in the disk image"),
     ("storage", "mount"): (DEPLOY, "mount disk image, id-mapped template and overlay"),

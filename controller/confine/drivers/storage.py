@@ -63,8 +63,8 @@ class Storage:
         self._reserve = reserve_mib * MIB
         self._seen: "dict[str, mounts.Mount] | None" = None
         # Documents read in this round and the one before, {path: (stamp, document)}: unchanged ones are not read again.
-        self._read: "dict[str, tuple[Stamp, dict[str, Any] | None]]" = {}
-        self._read_before: "dict[str, tuple[Stamp, dict[str, Any] | None]]" = {}
+        self._read: "dict[str, tuple[Stamp, tuple[dict[str, Any] | None, str]]]" = {}
+        self._read_before: "dict[str, tuple[Stamp, tuple[dict[str, Any] | None, str]]]" = {}
 
     # ---- observing -----------------------------------------------------------------------------------------------
 
@@ -79,29 +79,32 @@ class Storage:
         return sorted(name for name in found if NAME.fullmatch(name))
 
     def observe(self, name: str) -> SliverObserved:
-        """What is found of the sliver `name`: allocation, deployment, formatted, mounted."""
+        """What is found of the sliver `name`: allocation, deployment, formatted, mounted, damaged."""
         table = self._seen if self._seen is not None else mounts.read()
+        allocation, no_allocation = self._seen_document(self._paths.sliver(name, ALLOCATION))
+        deployment, no_deployment = self._seen_document(self._paths.sliver(name, DEPLOYMENT))
         return SliverObserved(
             name,
-            allocation=self._seen_document(self._paths.sliver(name, ALLOCATION)),
-            deployment=self._seen_document(self._paths.sliver(name, DEPLOYMENT)),
+            allocation=allocation,
+            deployment=deployment,
+            damaged=[wrong for wrong in (no_allocation, no_deployment) if wrong],
             formatted=_has_file_system(self._paths.sliver(name, IMAGE)),
             mounted=all(self._layers.point(name, layer) in table for layer in LAYERS),
         )
 
-    def _seen_document(self, path: str) -> "dict[str, Any] | None":
-        """As `_document`; within rounds one that is still the same file, as `durable` replaces them, is not read
+    def _seen_document(self, path: str) -> "tuple[dict[str, Any] | None, str]":
+        """As `_examined`; within rounds one that is still the same file, as `durable` replaces them, is not read
         again. Not to be changed by who gets it."""
         if self._seen is None:
-            return _document(path)
+            return _examined(path)
         try:
             found = os.stat(path)
         except OSError:
-            return None
+            return _examined(path)
         stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         known = self._read_before.get(path)
         if known is None or known[0] != stamp:
-            known = (stamp, _document(path))
+            known = (stamp, _examined(path))
         self._read[path] = known
         return known[1]
 
@@ -128,7 +131,7 @@ class Storage:
         image = self._paths.sliver(_checked(step.subject), IMAGE)
         durable.make_dir(self._paths.sliver(step.subject), 0o755)  # LXC looks in as the sliver's root
         size = booking.disk_mib * MIB
-        if _document(self._paths.sliver(step.subject, ALLOCATION)) is None:
+        if not _document(self._paths.sliver(step.subject, ALLOCATION)):
             self._make_image(image, size)
         elif os.path.getsize(self._image(step.subject)) != size:
             raise StepError(
@@ -138,7 +141,7 @@ class Storage:
             )
         else:
             self._refill(image)
-        durable.write_json(self._paths.sliver(step.subject, ALLOCATION), _allocation(sliver, booking))
+        durable.write_checked(self._paths.sliver(step.subject, ALLOCATION), _allocation(sliver, booking))
 
     def _make_image(self, image: str, size: int) -> None:
         """A new image, in place of what a cut may have left; nothing stays if there is no room for it."""
@@ -216,7 +219,7 @@ class Storage:
                 syscalls.syncfs(root.fd)
             except OSError as error:
                 raise StepError(_write_failed(name, error))
-        durable.write_json(self._paths.sliver(name, DEPLOYMENT), _deployment(sliver))
+        durable.write_checked(self._paths.sliver(name, DEPLOYMENT), _deployment(sliver))
 
     def keys(self, step: "Step") -> None:
         """Bring the keys in the sliver up to date, running or not, and note their digest in the deployment."""
@@ -224,7 +227,7 @@ class Storage:
         name = _checked(step.subject)
         path = self._paths.sliver(name, DEPLOYMENT)
         deployment = _document(path)
-        if deployment is None:
+        if not deployment:
             raise StepError("{} is not deployed: there is nowhere to put keys".format(name))
         with self._open_root(name, booking) as root:
             try:
@@ -232,7 +235,23 @@ class Storage:
             except OSError as error:
                 raise StepError(_write_failed(name, error))
         deployment["keys_digest"] = keys.digest(sliver.keys)
-        durable.write_json(path, deployment)
+        durable.write_checked(path, deployment)
+
+    def mend(self, step: "Step") -> None:
+        """Write those of the sliver's documents anew that are there and damaged, as the step has it; what they held
+        is set aside. Which keys were in the sliver is not known, so that they are brought in again."""
+        sliver, booking = _asked(step)
+        name = _checked(step.subject)
+        deployment = {**_deployment(sliver), "keys_digest": ""}
+        for file, content in ((ALLOCATION, _allocation(sliver, booking)), (DEPLOYMENT, deployment)):
+            path = self._paths.sliver(name, file)
+            if not _examined(path)[1]:
+                continue
+            try:
+                durable.copy_aside(path)
+                durable.write_checked(path, content)
+            except OSError as error:
+                raise StepError("{} cannot be written anew: {}".format(path, error))
 
     # ---- down ----------------------------------------------------------------------------------------------------
 
@@ -304,12 +323,21 @@ def _asked(step: "Step") -> "tuple[SliverTarget, Booking]":
 
 
 def _document(path: str) -> "dict[str, Any] | None":
-    """A document of ours; None if it is missing, or damaged (then the work it stands for is done again)."""
+    """A document of ours; None if it is missing, {} if it is damaged."""
+    return _examined(path)[0]
+
+
+def _examined(path: str) -> "tuple[dict[str, Any] | None, str]":
+    """(the document, nothing); or ({}, what is wrong with it) for one that is there and cannot be used."""
     try:
-        found = durable.read_json(path)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        found = durable.read_checked(path)
+        if found is None and not os.path.lexists(path):
+            return None, ""
+        if not isinstance(found, dict) or not found:
+            raise ValueError("it holds nothing of use")
+    except (OSError, ValueError) as error:
+        return {}, "{} is damaged ({}).".format(path, error)
+    return found, ""
 
 
 def _allocation(sliver: "SliverTarget", booking: "Booking") -> "dict[str, Any]":

@@ -195,6 +195,12 @@ class World:
             found.mounted = found.limited = found.running = found.frozen = False
             found.limits_held = found.init_pid = None
 
+    def damage(self, name: str, member: str) -> None:
+        """A document of a sliver, "allocation" or "deployment", is damaged."""
+        found = self.found(name)
+        setattr(found, member, {})
+        found.damaged.append(member + ".json is damaged.")
+
     # Steps
 
     def found(self, name: str) -> SliverObserved:
@@ -255,19 +261,7 @@ class World:
         need(sliver is not None and booking is not None, "no sliver to allocate for")
         need(self.bookings.get(step.subject) == booking, "allocate without a booking")
         need(found.allocation is None and not found.formatted, "allocate over what is there")
-        found.allocation = {
-            "key": sliver.key,
-            "uri": sliver.uri,
-            "name": sliver.name,
-            "nr": booking.nr,
-            "sliver_instance_sn": sliver.sliver_instance_sn,
-            "template": sliver.template.as_doc(),
-            "data": sliver.data.as_doc() if sliver.data else None,
-            "disk_mib": booking.disk_mib,
-            "memory_mib": booking.memory_mib,
-            "limits": sliver.limits.as_doc(),
-            "interfaces": [interface.as_doc() for interface in sliver.interfaces],
-        }  # type: ignore[union-attr]
+        found.allocation = allocation_of(sliver, booking)  # type: ignore[arg-type]
 
     def storage_format(self, step: "Step") -> None:
         found = self.found(step.subject)
@@ -290,18 +284,25 @@ class World:
         if sliver.data is not None:  # type: ignore[union-attr]
             need(sliver.data.sha256 in self.observed.cached, "populate without its data")  # type: ignore[union-attr]
         self.content[step.subject] = (sliver.sliver_instance_sn, sliver.slice_instance_sn)  # type: ignore[union-attr]
-        found.deployment = {
-            "sliver_instance_sn": sliver.sliver_instance_sn,  # type: ignore[union-attr]
-            "slice_instance_sn": sliver.slice_instance_sn,  # type: ignore[union-attr]
-            "hostname": sliver.name,  # type: ignore[union-attr]
-            "keys_digest": keys.digest(sliver.keys),  # type: ignore[union-attr]
-            "reset": sliver.reset,  # type: ignore[union-attr]
-        }
+        found.deployment = deployment_of(sliver)  # type: ignore[arg-type]
 
     def storage_keys(self, step: "Step") -> None:
         found = self.found(step.subject)
         need(found.mounted and found.deployment is not None, "keys without a root")
         found.deployment["keys_digest"] = keys.digest(step.sliver.keys)  # type: ignore[index,union-attr]
+
+    def storage_mend(self, step: "Step") -> None:
+        sliver, booking, found = step.sliver, step.booking, self.found(step.subject)
+        need(
+            bool(found.damaged) and sliver is not None and booking is not None,
+            "nothing to mend, or nothing to do it by",
+        )
+        if found.allocation == {}:
+            found.allocation = allocation_of(sliver, booking)  # type: ignore[arg-type]
+        if found.deployment == {}:
+            found.deployment = deployment_of(sliver)  # type: ignore[arg-type]
+            found.deployment["keys_digest"] = ""
+        found.damaged = []
 
     def limits_apply(self, step: "Step") -> None:
         need(self.found(step.subject).mounted, "limits before the disk is mounted")
@@ -342,12 +343,13 @@ class World:
         found = self.found(step.subject)
         need(not found.running and not found.mounted, "undeploy of what is in use")
         found.formatted, found.deployment = False, None
+        found.damaged = [text for text in found.damaged if "deployment" not in text]
         self.content.pop(step.subject, None)
 
     def storage_remove(self, step: "Step") -> None:
         found = self.found(step.subject)
         need(not found.running and not found.mounted, "removal of what is in use")
-        found.formatted, found.deployment, found.allocation = False, None, None
+        found.formatted, found.deployment, found.allocation, found.damaged = False, None, None, []
         self.content.pop(step.subject, None)
 
     # Looking
@@ -364,6 +366,35 @@ class World:
         """What the plan would do with the sliver of a slice, as one text."""
         steps = self.plan(asked).sliver_steps.get(name_of(slice_id), [])
         return " ".join(step.verb for step in steps)
+
+
+def allocation_of(sliver: SliverTarget, booking: "Booking") -> "dict[str, Any]":
+    """The document that `storage allocate` writes."""
+    need(sliver.template is not None, "no template")
+    return {
+        "key": sliver.key,
+        "uri": sliver.uri,
+        "name": sliver.name,
+        "nr": booking.nr,
+        "sliver_instance_sn": sliver.sliver_instance_sn,
+        "template": sliver.template.as_doc(),  # type: ignore[union-attr]
+        "data": sliver.data.as_doc() if sliver.data else None,
+        "disk_mib": booking.disk_mib,
+        "memory_mib": booking.memory_mib,
+        "limits": sliver.limits.as_doc(),
+        "interfaces": [interface.as_doc() for interface in sliver.interfaces],
+    }
+
+
+def deployment_of(sliver: SliverTarget) -> "dict[str, Any]":
+    """The document that `storage populate` writes."""
+    return {
+        "sliver_instance_sn": sliver.sliver_instance_sn,
+        "slice_instance_sn": sliver.slice_instance_sn,
+        "hostname": sliver.name,
+        "keys_digest": keys.digest(sliver.keys),
+        "reset": sliver.reset,
+    }
 
 
 def need(held: bool, message: str) -> None:

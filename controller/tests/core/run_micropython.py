@@ -15,6 +15,7 @@ TESTS = (
     "test_core_interfaces",
     "test_core_keys",
     "test_core_plan",
+    "test_core_plan_damage",
     "test_core_plan_limits",
     "test_core_plan_node",
     "test_core_report",

@@ -67,7 +67,7 @@ def desireds(draw: st.DrawFn) -> Desired:
 
 
 FAULTS = st.sampled_from(
-    ["reboot", "crash", "limits", "deployment", "booking", "allocation", "uncached", "wait", "none"]
+    ["reboot", "crash", "limits", "deployment", "booking", "allocation", "damage", "uncached", "wait", "none"]
 )
 ROUNDS = st.lists(
     st.tuples(desireds(), FAULTS, st.none() | st.integers(0, 9), st.sets(st.sampled_from(sorted(STEPS)), max_size=4)),
@@ -93,6 +93,8 @@ def harm(world: World, fault: str) -> None:
             found.deployment = None
         elif fault == "allocation" and not found.running and not found.mounted:
             found.allocation = None
+        elif fault == "damage" and found.allocation:
+            world.damage(name, "deployment" if found.deployment else "allocation")
         elif fault == "booking":
             world.bookings.pop(name, None)
 

@@ -149,14 +149,14 @@ def test_a_document_that_changed_damaged_or_went_between_rounds_is_seen(bench):
     path = bench.paths.sliver(step.subject, "allocation.json")
     first = bench.observe().allocation
     assert bench.observe().allocation == first
-    durable.write_json(path, {**first, "nr": first["nr"] + 1})  # of the same size
+    durable.write_checked(path, {**first, "nr": first["nr"] + 1})  # of the same size
     assert bench.observe().allocation["nr"] == first["nr"] + 1
     with open(path, "w") as file:
         file.write("{")
-    assert bench.observe().allocation is None
+    assert (bench.observe().allocation, len(bench.observe().damaged)) == ({}, 1)
     os.unlink(path)
-    assert bench.observe().allocation is None
-    durable.write_json(path, first)
+    assert (bench.observe().allocation, bench.observe().damaged) == (None, [])
+    durable.write_checked(path, first)
     assert bench.observe().allocation == first
 
 
@@ -704,13 +704,45 @@ def test_observing_starts_no_process_and_writes_nothing(bench, monkeypatch):
     assert {path: os.stat(path).st_mtime_ns for path, _, _ in os.walk(bench.place)} == before
 
 
-def test_a_damaged_document_counts_as_none(bench):
-    bench.up()
-    for name in ("allocation.json", "deployment.json"):
-        with open(bench.paths.sliver(bench.step().subject, name), "w") as file:
-            file.write('{"half')
-    found = bench.observe()
-    assert (found.allocation, found.deployment, found.mounted) == (None, None, True)
+def flip(path, position, bit=0):
+    with open(path, "r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ (1 << bit)]))
+
+
+@pytest.mark.parametrize("name", ["allocation.json", "deployment.json"])
+def test_a_document_with_any_bit_flipped_is_named_set_aside_and_written_anew(bench, name):
+    step = bench.up(sliver_sn=3, slice_sn=7)
+    good = bench.observe()
+    path = bench.paths.sliver(step.subject, name)
+    size = os.path.getsize(path)
+    for position in range(0, size, max(1, size // 60)):
+        flip(path, position, position % 8)
+        found = bench.observe()
+        assert path in found.damaged[0] and {} in (found.allocation, found.deployment), position
+        bench.storage.mend(step)
+        assert os.path.getsize(path + ".damaged") == size
+        mended = bench.observe()
+        assert (mended.allocation, mended.damaged) == (good.allocation, [])
+        assert {**mended.deployment, "keys_digest": good.deployment["keys_digest"]} == good.deployment
+        assert mended.mounted
+        bench.storage.keys(step)
+    assert bench.observe() == good
+
+
+def test_mending_cut_off_after_the_damaged_file_was_set_aside_is_done_again(bench, monkeypatch):
+    step = bench.up()
+    path = bench.paths.sliver(step.subject, "allocation.json")
+    flip(path, 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "write_checked", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(StepError, match="No space left"):
+            bench.storage.mend(step)
+    assert bench.observe().damaged, "a file that is missing would count as never allocated"
+    bench.storage.mend(step)
+    assert bench.observe().damaged == []
 
 
 def test_names_that_could_lead_elsewhere_are_refused(bench):
