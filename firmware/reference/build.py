@@ -38,15 +38,17 @@ UPGRADE_PATH = "usr/lib/confine/upgrade"
 # Fast to write, and to read on an emulated CPU; level 15 would save 8 % and take four times as long.
 COMPRESSION = ["-comp", "zstd", "-Xcompression-level", "5"]
 SECRET_FILES = {"etc/shadow"}
+# Not for the node: byte code, tests, and the operator's tool upgrade/bundle/.
+LEFT_OUT = {"__pycache__", "tests", "bundle", "confine-bundle"}
 
 
 def source_files(*directories: Path) -> list[Path]:
-    """All source files below the directories, sorted; byte code, caches and tests are none."""
+    """All source files below the directories, sorted, but for what is LEFT_OUT."""
     found = []
     for directory in directories:
         for path in directory.rglob("*"):
             parts = path.relative_to(directory).parts
-            if path.is_file() and path.suffix != ".pyc" and "__pycache__" not in parts and "tests" not in parts:
+            if path.is_file() and path.suffix != ".pyc" and not LEFT_OUT.intersection(parts):
                 found.append(path)
     return sorted(found)
 

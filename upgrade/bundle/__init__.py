@@ -1,0 +1,1 @@
+"""The operator's side of upgrades: makes, signs, checks and publishes bundles (docs/user/upgrade.md)."""
