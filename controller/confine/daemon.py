@@ -18,7 +18,9 @@ from confine.paths import Paths
 
 def lock(paths: Paths) -> int:
     """Hold the one lock of the node's daemon; it goes with the process. ConfineError if another one runs."""
-    os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    os.makedirs(paths.run, exist_ok=True)
+    # Slivers' roots are mounted below: their ids must get through, and see nothing.
+    os.chmod(paths.run, 0o711)  # noqa: S103
     handle = os.open(os.path.join(paths.run, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -118,3 +118,10 @@ def decision(**marks):
 ])  # fmt: skip
 def test_a_step_planned_before_a_decision_does_not_make_a_sliver_run(driver, verb, marks, held):
     assert held_back(Step(driver, verb, "n", "Because."), decision(**marks)) is held
+
+
+def test_the_ids_of_a_sliver_get_to_its_root_below_the_run_directory_whoever_made_that(tmp_path):
+    paths = Paths(run=str(tmp_path / "run"))
+    os.mkdir(paths.run, 0o700)
+    os.close(daemon.lock(paths))
+    assert os.stat(paths.run).st_mode & 0o777 == 0o711
