@@ -40,6 +40,8 @@ class Node:
             memory=4000, disk=9000, node_id=seed.settings.node_id, registry_uris=seed.settings.registry_uris
         )
         self.world.settings.mgmt_ipv6_prefix48 = None
+        # What the recorded slivers ask for.
+        self.world.settings.public4_proto, self.world.settings.public6_prefix = "dhcp", "2001:db8:0:1"
         self.good = desired_rules.build({**seed.state, "date": TODAY}, self.world.settings)
         self.plan = self.world.settle(self.good)
         self.running = [sliver for sliver in self.good.slivers if sliver.target == START]
