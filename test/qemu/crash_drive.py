@@ -3,10 +3,12 @@
 Put beside the daemon's code as sitecustomize.py, so that every daemon which the init script starts carries it; the
 product knows nothing of it. It wraps `Machine.do`, the one way steps are carried out:
 
-    /root/crash/orders   what is still to be done, JSON: [{"driver", "verb", "at": "before" | N | "after"}, ...]
+    /root/crash/orders   what is still to be done, JSON: [{"driver", "verb", "at": "before" | N | "T ms" | "after"}]
                          N: after the N-th system call of the step that may have changed something
+                         T ms: that long after the step began, wherever it then is: in the middle of a long system
+                         call, while a program that it started runs; with "children": true those are killed, too
     /root/crash/done     the orders carried out, one JSON line each
-    /root/crash/steps    the steps carried out to their end: "driver verb subject calls", a line each
+    /root/crash/steps    the steps carried out to their end: "driver verb subject calls ms", a line each
     /root/crash/fault    "driver verb": this kind of step is made non-idempotent, each run leaves one thing more
 
 An order is taken off the list, durably, before the daemon dies of it: it is carried out once.
@@ -17,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 HOME = "/root/crash"
 # They only look: a daemon killed after one of these leaves what one killed before it leaves.
@@ -43,6 +46,8 @@ def die_of(order):
     """Carry `order` out."""
     with lock:
         left = orders()
+        if order not in left:
+            return  # another thread dies of it already
         left.remove(order)
         with open(HOME + "/orders.new", "w") as file:
             json.dump(left, file)
@@ -50,7 +55,21 @@ def die_of(order):
             os.fsync(file.fileno())
         os.rename(HOME + "/orders.new", HOME + "/orders")
         note("done", json.dumps(order))
+        for pid in children() if order.get("children") else []:
+            os.kill(pid, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def children():
+    """The programs that the daemon has started and that run."""
+    found = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{thread}/children") as file:
+                found += [int(pid) for pid in file.read().split()]
+        except FileNotFoundError:
+            pass  # it has just ended
+    return found
 
 
 def note(name, line):
@@ -97,17 +116,31 @@ def wrapped(real):
         if order is not None and order["at"] == "before":
             die_of(order)
         calls = Calls(order)
+        alarm = set_alarm(order)
+        begun = time.monotonic()
         sys.setprofile(calls)
         try:
             real(machine, step)
             leave_something(step)
         finally:
             sys.setprofile(None)
-        note("steps", f"{step.driver} {step.verb} {step.subject} {calls.count}")
-        if order is not None:  # "after", or the step had fewer calls this time
+        took = 1000 * (time.monotonic() - begun)
+        note("steps", f"{step.driver} {step.verb} {step.subject} {calls.count} {took:.0f}")
+        if alarm is not None:
+            alarm.cancel()
+        if order is not None:  # "after", or the step had fewer calls this time, or was quicker
             die_of(order)
 
     return do
+
+
+def set_alarm(order):
+    """A thread that dies of `order` when its time has come; None for orders without one."""
+    if order is None or not str(order["at"]).endswith(" ms"):
+        return None
+    alarm = threading.Timer(float(order["at"][:-3]) / 1000, die_of, [order])
+    alarm.start()
+    return alarm
 
 
 def leave_something(step):

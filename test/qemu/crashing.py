@@ -1,7 +1,15 @@
 """A node whose daemon is killed where a test says so, and the changes of a testbed in which every step occurs.
 
-    for change in CHANGES: crashes.bring_about(change)                            # nothing is killed: what is usual
-    crashes.bring_about(change, crashes.orders(("storage", "format"), [1, 7]))    # killed before, within (twice), after
+    for change in CHANGES: crashes.learn(change)                            # nothing is killed: what is usual
+    crashes.bring_about(change, crashes.orders(kind, chance, 2, 1))         # killed before, within, during and after
+
+A step changes what others see by system calls alone, so that a daemon killed right after one of them has left all that
+it can leave, with two exceptions: calls that take long (to allocate a disk's blocks) end half way, and programs that
+the step has started run on, or are killed with it (as by the kernel's OOM killer). For these the daemon is killed at
+random times "during" the step as well, and the programs with it every other time.
+
+**A step that is new** needs a change in which it occurs: add one to CHANGES. make() brings about what has the node take
+the step, done() says when the node is as it should be again; docs/developer/testing.md has more.
 
 After each change the node has to be as asked, and nothing may be there that is not there on a node which came to the
 same state undisturbed. The init script's supervisor brings the daemon back; only its pause between two is taken out.
@@ -16,10 +24,12 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from confine import durable
+from confine.core.steps import STEPS
 from qemu import traces
 from qemu.following import Following
 from qemu.harness import NodeError, Snapshot, VirtualNode
@@ -28,9 +38,12 @@ from registry.testbed import ExampleRegistry
 HERE = os.path.dirname(os.path.abspath(__file__))
 HOME = "/root/crash"
 CONVERGE_S = 300.0  # for hangs, not for slowness: a reboot on a busy machine is among it
+SPARE_TIMES = 4  # a change may have to be made more often than there are orders
 SETTLE_S = 15.0  # for the kernel and LXC to finish what has been ended
-OTHERS = ("1@1", "2@1")
+OTHERS = ("1@1", "2@1", "4@1")
 CONCERNED = "3@1"
+FILES = "/srv/confine/slivers/000000000003_0001/"
+FREEZE = "/sys/fs/cgroup/confine/000000000003_0001/cgroup.freeze"
 
 Kind = tuple[str, str]
 Order = dict[str, Any]
@@ -50,6 +63,22 @@ def restore_documents(registry: ExampleRegistry) -> None:
     shutil.copytree(original, registry.documents)
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Of a kind of step: how many system calls that may change something, and how long it took."""
+
+    calls: int
+    ms: int
+
+    def orders(self, kind: Kind, chance: random.Random, within: int, during: int) -> list[Order]:
+        """To kill the daemon before and after a step of `kind`, after `within` of its calls, at `during` times."""
+        calls = chance.sample(range(1, self.calls + 1), min(within, self.calls))
+        times = sorted(chance.uniform(0, self.ms) for _ in range(during))
+        points: list[Order] = [{"at": at} for at in ["before", *sorted(calls), "after"]]
+        points += [{"at": f"{at:.1f} ms", "children": number % 2 == 0} for number, at in enumerate(times)]
+        return [{"driver": kind[0], "verb": kind[1], **point} for point in points]
+
+
 class CrashNode(Following):
     """A node that follows the example testbed, its daemon killed now and then. number: of changes so far."""
 
@@ -57,7 +86,7 @@ class CrashNode(Following):
         super().__init__(node, registry)
         self.number = 0
         self.usual: dict[str, Counter[str]] = {}
-        self.steps: dict[str, dict[Kind, int]] = {}
+        self.steps: dict[str, dict[Kind, Extent]] = {}
 
     def prepare(self) -> None:
         """Have the daemon carry the killer, and come back without a pause."""
@@ -85,52 +114,65 @@ class CrashNode(Following):
         with contextlib.suppress(NodeError, ValueError, AssertionError):
             self.edit(name, change)
 
-    def orders(self, kind: Kind, within: Iterable[int]) -> list[Order]:
-        """To kill the daemon before, after each of the calls `within`, and after a step of `kind`."""
-        points = ["before", *sorted(within), "after"]
-        return [{"driver": kind[0], "verb": kind[1], "at": point} for point in points]
-
-    def bring_about(self, change: Change, orders: list[Order] | None = None, limit: int = 8) -> None:
-        """Make the change, and again until all `orders` are carried out (at most `limit` times), checking after each.
+    def bring_about(self, change: Change, orders: list[Order] | None = None) -> None:
+        """Make the change, and again until all `orders` are carried out, checking after each.
 
         A step that was complete when the daemon died is not done again: the orders left wait for the next time.
         """
-        self._put("orders", json.dumps(orders or []))
-        for _ in range(limit):
+        orders = orders or []
+        self._put("orders", json.dumps(orders))
+        for _ in range(len(orders) + SPARE_TIMES):
             for before in change.after:
                 self._once(BY_NAME[before], "")
-            self._once(change, "".join(f" {order['driver']} {order['verb']} {order['at']}," for order in orders or []))
+            self._once(change, "".join(f" {order['driver']} {order['verb']} {order['at']}," for order in orders))
             left = json.loads(self.node.read_file(HOME + "/orders"))
             if not left:
                 return
-        raise AssertionError(f"not reached in {limit} times {change.name}: {left}")
+        raise AssertionError(f"not reached in {len(orders) + SPARE_TIMES} times {change.name}: {left}")
+
+    def go_back(self, change: Change) -> None:
+        """Have every sliver started again after `change`."""
+        if change.state != "started":
+            self.bring_about(BY_NAME[WAY_BACK[change.state]])
 
     def learn(self, change: Change) -> None:
         """Make the change undisturbed: note which steps it takes, how many calls they make, and what there is then."""
         self._put("steps", "")
         self._once(change, "")
-        kinds: dict[Kind, int] = {}
+        kinds: dict[Kind, Extent] = {}
         for line in self.node.read_file(HOME + "/steps").decode().splitlines():
-            driver, verb, _, calls = line.split()
-            kinds[(driver, verb)] = max(int(calls), kinds.get((driver, verb), 0))
+            driver, verb, _, calls, took = line.split()
+            before = kinds.get((driver, verb), Extent(0, 0))
+            kinds[(driver, verb)] = Extent(max(int(calls), before.calls), max(int(took), before.ms))
         self.steps[change.name] = kinds
 
     def _once(self, change: Change, killed: str) -> None:
         self.number += 1
-        inits = {key: (self.sliver(key) or {})["init_pid"] for key in OTHERS}
+        inits = self._inits()
         boot = self.node.boot_id()
         try:
             change.make(self)
             self.node.wait_for(change.name, lambda: self._is_done(change), CONVERGE_S)
             self._expect_traces(change.state)
             if self.node.boot_id() == boot:
-                assert {key: (self.sliver(key) or {})["init_pid"] for key in OTHERS} == inits
+                assert self._inits() == inits
         except (NodeError, AssertionError) as error:
             log = self.node.run(["tail", "-n", "60", "/run/confine/log"]).out
             done = self.node.run(["cat", HOME + "/done"]).out
             raise AssertionError(
                 f"{change.name}, daemon killed:{killed}\n{error}\n-- killed so far\n{done}\n-- log\n{log}"
             )
+
+    def _inits(self) -> dict[str, int]:
+        """The other slivers' inits; they all run."""
+
+        def found() -> dict[str, int] | None:
+            pids = {one["id"]: one["init_pid"] for one in self.now()["slivers"] if one["id"] in OTHERS}
+            return pids if len(pids) == len(OTHERS) and all(pids.values()) else None
+
+        pids = self.node.wait_for("the other slivers run", found, CONVERGE_S)
+        assert pids is not None
+        return pids
 
     def _is_done(self, change: Change) -> bool:
         """Whether the change has come about. A daemon that dies while it answers says nothing usable."""
@@ -160,7 +202,7 @@ class CrashNode(Following):
         sliver = self.sliver(key)
         assert sliver is not None
         text = self.node.read_file(f"/srv/confine/slivers/{sliver['name']}/{name}.json")
-        found: dict[str, Any] = json.loads(text)["content"]
+        found: dict[str, Any] = durable.checked(json.loads(text))
         return found
 
     def is_settled(self, key: str, state: str) -> bool:
@@ -228,8 +270,7 @@ def _key_is_in(node: CrashNode) -> bool:
 def _damage_node(node: CrashNode) -> None:
     """Somebody takes away what the node itself needs."""
     node.node.sh("nft delete table inet confine; ip addr flush dev br-confine scope global")
-    with contextlib.suppress(NodeError, ValueError, AssertionError):
-        node.refresh()
+    _look(node)
 
 
 def _node_is_whole(node: CrashNode) -> bool:
@@ -247,6 +288,33 @@ def _has_rebooted(node: CrashNode) -> bool:
     return node.node.boot_id() != before and _is_up(node)
 
 
+def _damage_documents(node: CrashNode) -> None:
+    """A bad block below the documents of the sliver."""
+    node.node.sh(f"for file in allocation deployment; do printf x | dd of={FILES}$file.json bs=1 seek=30 conv=notrunc; "
+                 "done 2>/dev/null")  # fmt: skip
+    _look(node)
+
+
+def _documents_are_whole(node: CrashNode) -> bool:
+    documents = [node.document(CONCERNED, name) for name in ("allocation", "deployment")]
+    return all(documents) and documents[1]["keys_digest"] != "" and _is_up(node)
+
+
+def _look(node: CrashNode) -> None:
+    with contextlib.suppress(NodeError, ValueError, AssertionError):
+        node.refresh()
+
+
+def _freeze_by_hand(text: str) -> Callable[[CrashNode], None]:
+    """Somebody freezes or thaws the sliver without a decision."""
+
+    def freeze(node: CrashNode) -> None:
+        node.node.sh(f"echo {text} >{FREEZE}")
+        _look(node)
+
+    return freeze
+
+
 def _decide(verb: str) -> Callable[[CrashNode], None]:
     """A person's decision; the command keeps it also while there is no daemon to tell."""
 
@@ -259,7 +327,8 @@ def _decide(verb: str) -> Callable[[CrashNode], None]:
 def _is_frozen(frozen: bool) -> Callable[[CrashNode], bool]:
     def seen(node: CrashNode) -> bool:
         found = [one for one in node.now()["slivers"] if one["id"] == CONCERNED]
-        return bool(found) and bool(found[0]["frozen"]) is frozen and not found[0]["progress"]
+        told = bool(found) and bool(found[0]["frozen"]) is frozen and not found[0]["progress"]
+        return told and node.node.read_file(FREEZE).strip() == str(int(frozen)).encode()
 
     return seen
 
@@ -281,6 +350,11 @@ CHANGES = (
     Change("keys change", _add_key, _key_is_in),
     Change("the sliver is paused", _decide("pause"), _is_frozen(True), "paused", ("the sliver is resumed",)),
     Change("the sliver is resumed", _decide("resume"), _is_frozen(False), after=("the sliver is paused",)),
+    Change("somebody freezes the sliver", _freeze_by_hand("1"), _is_frozen(False)),
+    Change(
+        "somebody thaws the paused sliver", _freeze_by_hand("0"), _is_frozen(True), "paused", ("the sliver is paused",)
+    ),
+    Change("documents of the sliver are damaged", _damage_documents, _documents_are_whole),
     Change("bridge and firewall are damaged", _damage_node, _node_is_whole),
     Change(REBOOT, _reboot, _has_rebooted),
 )
@@ -295,7 +369,7 @@ class Lab:
         self._registry = registry
         self._stack = contextlib.ExitStack()
         self._node: CrashNode | None = None
-        self._learnt: tuple[dict[str, dict[Kind, int]], dict[str, Counter[str]]] | None = None
+        self._learnt: tuple[dict[str, dict[Kind, Extent]], dict[str, Counter[str]]] | None = None
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[CrashNode]:
@@ -322,9 +396,21 @@ class Lab:
         return node
 
     def cheapest(self, node: CrashNode, kind: Kind) -> Change:
-        """The change with the fewest steps among those in which a step of `kind` occurs."""
-        if not any(kind in kinds for kinds in node.steps.values()) and REBOOT not in node.steps:
+        """The change with the fewest steps among those in which a step of `kind` occurs; a reboot if nothing else."""
+        found = self._reaching(node, kind)
+        if not found and REBOOT not in node.steps:
             node.learn(BY_NAME[REBOOT])
-        reaching = [change for change in CHANGES if kind in node.steps.get(change.name, {})]
-        assert reaching, f"no change in crashing.CHANGES takes the step {kind[0]} {kind[1]}: add one that does"
-        return min(reaching, key=lambda change: len(node.steps[change.name]))
+            found = self._reaching(node, kind)
+        assert found, (
+            f"no change in test/qemu/crashing.py takes the step {kind[0]} {kind[1]} ({STEPS[kind][1]}): add one to "
+            "CHANGES whose make() has the node take it, so that killing the daemon at this step is tested"
+        )
+        return min(found, key=lambda change: (change.name == REBOOT, len(node.steps[change.name])))
+
+    def kinds(self, node: CrashNode, change: Change) -> list[Kind]:
+        """The kinds of steps that `change` is the cheapest for."""
+        reached = [kind for kind in STEPS if self._reaching(node, kind)]
+        return [kind for kind in reached if self.cheapest(node, kind) is change]
+
+    def _reaching(self, node: CrashNode, kind: Kind) -> list[Change]:
+        return [change for change in CHANGES if kind in node.steps.get(change.name, {})]

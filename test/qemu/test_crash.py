@@ -1,11 +1,12 @@
-"""The daemon killed (SIGKILL) before, within and after every kind of step: the node is as asked afterwards, nothing is
-left over, and slivers that are not concerned run on.
+"""The daemon killed (SIGKILL) before, within, during and after every kind of step: the node is as asked afterwards,
+nothing is left over, and slivers that are not concerned run on.
 
-The kinds come from the table of steps: one that no change in crashing.py reaches fails here by name.
+The kinds come from the table of steps: in `make torture`, one that no change in crashing.py reaches fails by name.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -13,13 +14,12 @@ from collections.abc import Iterator
 import pytest
 
 from confine.core.steps import STEPS
-from qemu.crashing import BY_NAME, CONCERNED, HOME, WAY_BACK, Kind, Lab, new_seed
+from qemu.crashing import BY_NAME, CHANGES, CONCERNED, HOME, REBOOT, Kind, Lab, new_seed
 from qemu.harness import Snapshot
 from registry.testbed import ExampleRegistry
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200), pytest.mark.torture]
-WITHIN = 2
-EVERY_POINT = 40
+POINTS = int(os.environ.get("POINTS") or 8)  # in `make torture`, of each kind: calls to kill the daemon after
 KINDS = [pytest.param(kind, id="-".join(kind)) for kind in STEPS]
 
 
@@ -30,34 +30,34 @@ def lab(settled: Snapshot, example_registry: ExampleRegistry) -> Iterator[Lab]:
     made.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_daemon_killed_at_a_step_comes_back_to_what_is_asked_and_leaks_nothing(lab: Lab, kind: Kind) -> None:
-    chance = random.Random(new_seed())
+@pytest.mark.parametrize("name", [change.name for change in CHANGES if change.name != REBOOT])
+def test_a_daemon_killed_once_at_each_kind_of_step_comes_back_to_what_is_asked(lab: Lab, name: str) -> None:
+    """One point of each kind, drawn at random; a reboot's own step is left to `make torture`."""
+    chance = random.Random(f"{new_seed()} {name}")
     with lab.lend() as node:
-        change = lab.cheapest(node, kind)
-        calls = node.steps[change.name][kind]
-        within = chance.sample(range(1, calls + 1), min(WITHIN, calls))
-        print(f"{change.name}: {kind[0]} {kind[1]}, after calls {sorted(within)} of {calls}")
-        node.bring_about(change, node.orders(kind, within))
-        if change.state != "started":
-            node.bring_about(BY_NAME[WAY_BACK[change.state]])
+        change = BY_NAME[name]
+        extents = node.steps[name]
+        orders = [chance.choice(extents[kind].orders(kind, chance, 2, 2)) for kind in lab.kinds(node, change)]
+        print(f"{name}: {orders}")
+        node.bring_about(change, orders)
+        node.go_back(change)
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_daemon_killed_after_any_call_of_a_step_comes_back_to_what_is_asked(lab: Lab, kind: Kind) -> None:
-    """All calls of the step, one at a time; of a step with very many, EVERY_POINT of them spread evenly."""
-    new_seed()
+def test_a_daemon_killed_at_many_points_of_a_step_comes_back_to_what_is_asked_and_leaks_nothing(
+    lab: Lab, kind: Kind
+) -> None:
+    chance = random.Random(f"{new_seed()} {kind}")
     with lab.lend() as node:
         change = lab.cheapest(node, kind)
-        calls = node.steps[change.name][kind]
-        points = sorted({1 + number * calls // EVERY_POINT for number in range(EVERY_POINT)} & set(range(1, calls + 1)))
-        for at in ["before", *points, "after"]:
-            print(f"{change.name}: {kind[0]} {kind[1]}, {at} of {calls} calls", flush=True)
-            node.bring_about(change, [{"driver": kind[0], "verb": kind[1], "at": at}])
-        if change.state != "started":
-            node.bring_about(BY_NAME[WAY_BACK[change.state]])
+        extent = node.steps[change.name][kind]
+        rare = change.name == REBOOT  # minutes for each point
+        orders = extent.orders(kind, chance, 2 if rare else POINTS, 1 if rare else POINTS // 2)
+        print(f"{change.name}: {kind[0]} {kind[1]}, {extent}, at {[order['at'] for order in orders]}")
+        node.bring_about(change, orders)
+        node.go_back(change)
 
 
 def test_a_step_that_leaves_something_more_each_time_is_found_out(lab: Lab) -> None:

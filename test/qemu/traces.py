@@ -51,11 +51,11 @@ def difference(before: Counter[str], after: Counter[str]) -> list[str]:
 
 
 def _of_no_meaning(word: str) -> bool:
-    """Logs, records and the decisions' lock, and the one cgroup that LXC's monitors end in, made with the first that
-    ends."""
+    """Logs, records, the decisions' lock, what was set aside for people, and the one cgroup that LXC's monitors end in,
+    made with the first that ends."""
     kind, _, path = word.partition(": ")
     if kind == "files":
-        return path.endswith(("/log", "/decisions.lock")) or "/records" in path
+        return path.endswith(("/log", "/decisions.lock", ".damaged")) or "/records" in path
     return kind == "cgroups" and path in ("/sys/fs/cgroup/confine-pivot", "/sys/fs/cgroup/confine-pivot/lxc.pivot")
 
 
