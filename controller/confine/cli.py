@@ -90,6 +90,8 @@ def _add(parser: argparse.ArgumentParser, argument: verbs.Argument) -> None:
     else:
         options["metavar"] = argument.name.upper()
         options["type"] = int if argument.kind == INT else str
+        if argument.kind == CHOICE:
+            options["metavar"] = "|".join(argument.choices)
     parser.add_argument(*flags, dest=argument.name, **options)
 
 
@@ -191,6 +193,18 @@ def _trace(args: "dict[str, Any]", run: str) -> int:
     return cli_trace.run(args, run)
 
 
+def _history(args: "dict[str, Any]", run: str) -> int:
+    from confine import cli_records
+
+    return cli_records.history(args, run)
+
+
+def _figures(args: "dict[str, Any]", run: str) -> int:
+    from confine import cli_records
+
+    return cli_records.figures(args, run)
+
+
 def _completion(args: "dict[str, Any]", run: str) -> int:
     from confine import completion
 
@@ -216,6 +230,8 @@ VERBS = {
     "log": _log,
     "check": _check,
     "trace": _trace,
+    "history": _history,
+    "figures": _figures,
     "completion": _completion,
 }
 

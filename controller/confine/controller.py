@@ -4,7 +4,6 @@ One thread plans. It wakes when the registry was read, a job ended, somebody ask
 """
 
 import os
-import select
 import time
 
 from confine import stop, verbs
@@ -18,6 +17,7 @@ from confine.core.model import Desired, Observed, Problem, SliverTarget, Step
 from confine.core.settings import Settings
 from confine.crew import Cancelled, Crew, Job
 from confine.decisions import DecisionBook
+from confine.drivers.watch import Watch
 from confine.errors import StepError
 from confine.failures import Failures
 from confine.journal import Journal
@@ -60,8 +60,9 @@ class Controller:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
         self._reload = False
-        self._board = Board(settings, self._machine, self._journal, self._reader, self._crew)
+        self._watch = Watch(paths.cgroup, self._wake_read)
         self._recording = Recording(paths, settings, self._journal, self._machine.usage)
+        self._board = Board(settings, self._machine, self._journal, self._reader, self._crew, self._recording)
 
     # ---- from outside -------------------------------------------------------------------------------------------
 
@@ -89,6 +90,7 @@ class Controller:
         if not self._crew.close(STOP_TIMEOUT_S):
             self._log.warn("node", "steps still run after {:.0f} s: they end with the daemon".format(STOP_TIMEOUT_S))
         self._recording.close()
+        self._watch.close()
         self._log.info("node", "controller stopped, slivers go on" if not self._reload else "reading settings again")
         return self._reload
 
@@ -99,6 +101,8 @@ class Controller:
             return {"message": "the registry is read now"}
         if verb == "flush":
             return {"flushed": self._recording.flush()}
+        if verb == "figures":
+            return self._recording.asked(args, self._reader.state)
         if verb == "look":
             self._wake()
             return {"message": "the node is looked at now"}
@@ -146,12 +150,15 @@ class Controller:
             desired = self._desired()
             busy = set(self._crew.jobs())  # before observing: of these the plan may see half a job
             plan, observed = self._plan(desired, busy)
-            if plan.node_steps and self._do_node_steps(plan.node_steps):
-                plan, observed = self._plan(desired, busy)
+            if plan.node_steps:
+                self._board.show(desired, plan, observed, ended=False)  # they may take long
+                if self._do_node_steps(plan.node_steps):
+                    plan, observed = self._plan(desired, busy)
             self._tell_decisions(plan)
             self._assign(plan, busy)
             self._board.show(desired, plan, observed)
             self._recording.look(self._reader.state, desired, observed)
+            self._watch.follow({name for name, found in observed.slivers.items() if found.running})
         except Exception as error:  # a round that fails must not end the daemon; the next one looks anew
             self._log.warn("node", "round failed: {}: {}".format(type(error).__name__, error))
             if os.environ.get("CONFINE_DEBUG"):
@@ -266,9 +273,12 @@ class Controller:
     def _sleep(self) -> None:
         if self._stopping:
             return
-        if select.select([self._wake_read], [], [], self._pause())[0]:
+        if self._watch.sleep(self._pause()):
             time.sleep(GATHER_S)
-            os.read(self._wake_read, 65536)
+            try:
+                os.read(self._wake_read, 65536)
+            except BlockingIOError:
+                pass  # a sliver ended, nobody asked
 
     def _pause(self) -> float:
         """Until it is time to look again, or to try again what failed."""

@@ -4,6 +4,7 @@ Keeps the last good state in memory and on disk. Without a registry the node kee
 reboot.
 """
 
+import os
 import random
 import threading
 import time
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 JITTER = 0.2  # of the interval, either way: nodes that were started together drift apart
 WALK_DEADLINE_S = 120.0
+START_SPREAD_S = 30.0  # nodes that get their power back together do not all ask in the same second
+WAITED = "registry-waited"  # in the run directory: it was done since the node started
 
 
 class Reader:
@@ -45,7 +48,8 @@ class Reader:
         self.error: str | None = problem
         self._index_error = ""
         self._due = threading.Condition()
-        self._asked = True
+        self._first: float | None = self._first_pause()
+        self._asked = False
         self._closed = False
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -82,8 +86,23 @@ class Reader:
             if not self._closed:
                 self._on_read()
 
+    def _first_pause(self) -> float:
+        """Only where a node has just started, and knows already what to run. Any other first read comes at once."""
+        path = os.path.join(self._paths.run, WAITED)
+        if self.state is None or os.path.exists(path):
+            return 0.0
+        try:
+            os.makedirs(self._paths.run, mode=0o700, exist_ok=True)
+            with open(path, "w", encoding="ascii"):
+                pass
+        except OSError:
+            return 0.0
+        return first_pause(self._interval)
+
     def _wait(self) -> bool:
         pause = self._interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # spreads load, no secret
+        if self._first is not None:
+            pause, self._first = self._first, None
         with self._due:
             self._due.wait_for(lambda: self._asked or self._closed, pause)
             self._asked = False
@@ -115,3 +134,8 @@ class Reader:
         if reason != self.error:
             self._log.warn("registry", reason)
         self.error = reason
+
+
+def first_pause(interval: float) -> float:
+    """Seconds from a node's start to its first read of the registry."""
+    return random.uniform(0, min(interval, START_SPREAD_S))  # noqa: S311  # spreads load, no secret

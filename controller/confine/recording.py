@@ -5,14 +5,18 @@ Nothing of it holds the daemon up or ends it; what cannot be kept is said in `pr
 
 import threading
 
+from confine.core.decisions import parse_sliver, spoken
 from confine.core.model import Step
 from confine.core.settings import Settings
+from confine.errors import ConfineError
 from confine.journal import Journal
 from confine.paths import Paths
 from confine.records.actions import ActionLog
 from confine.records.figures import Figures, Sampler
 from confine.records.flows import FlowRecorder
 from confine.records.owners import Owners, booked_addresses, step_record
+from confine.records.rings import SPANS
+from confine.records.viewers import OPERATOR, known_viewer, may_see, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ class Recording:
     def __init__(
         self, paths: Paths, settings: Settings, journal: Journal, usage: "Callable[[str], dict[str, Any]]"
     ) -> None:
+        self._settings = settings
         self._journal = journal
         self._lock = threading.Lock()
         self._running: list[tuple[str, int]] = []
@@ -66,14 +71,37 @@ class Recording:
         """Have written what is known by now, before somebody searches. False if the disk refuses or is slow."""
         return self.actions.flush() and self._flows.flush()
 
+    def status(self) -> "dict[str, dict[str, Any]]":
+        """{"actions", "flows", "figures": their `status()`, each with error and problems}"""
+        figures = self.figures.status()
+        figures["error"] = figures["error"] or self._sampler.error
+        return {"actions": self.actions.status(), "flows": self._flows.status(), "figures": figures}
+
     def problems(self) -> "list[str]":
-        """Why something is not recorded, a sentence each."""
-        found = [
-            ("actions", self.actions.status()),
-            ("flows", self._flows.status()),
-            ("figures", self.figures.status()),
-        ]
-        return ["{} are not recorded: {}".format(what, status["error"]) for what, status in found if status["error"]]
+        """Why something is not recorded, and what of the records was found damaged, a sentence each."""
+        found = []
+        for what, status in self.status().items():
+            if status["error"]:
+                found.append("{} are not recorded: {}".format(what, status["error"]))
+            damage = status["problems"]
+            more = " (and {} more)".format(len(damage) - 1) if len(damage) > 1 else ""
+            if damage:
+                found.append("the record of {} was damaged: {}{}".format(what, damage[0], more))
+        return found
+
+    def asked(self, args: "dict[str, Any]", state: "dict[str, Any] | None") -> "dict[str, Any]":
+        """The answer to the verb `figures`: {"slivers": {name: rows}, "total": sums or None}. ConfineError: no such
+        sliver or user, or it is none of theirs."""
+        who = OPERATOR if args["user"] is None else known_viewer(state, args["user"])
+        if args["sliver"] is None:
+            return visible(self.figures.latest(), who)
+        try:
+            name = parse_sliver(args["sliver"], self._settings.node_id)
+        except ValueError as error:
+            raise ConfineError(str(error))
+        if not may_see(name, who):
+            raise ConfineError("{} may not see the figures of {}".format(args["user"], spoken(name)))
+        return {"slivers": {name: self.figures.read(name, step=SPANS[args["span"]])}, "total": None}
 
     def _names(self) -> "list[tuple[str, int]]":
         with self._lock:

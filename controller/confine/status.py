@@ -19,33 +19,43 @@ if TYPE_CHECKING:
     from confine.journal import Journal
     from confine.machine import Machine
     from confine.reader import Reader
+    from confine.recording import Recording
 
 
 class Board:
     """Holds what the last round came to and renders it as the answers to `status` and `plan`."""
 
     def __init__(
-        self, settings: Settings, machine: "Machine", journal: "Journal", reader: "Reader", crew: "Crew"
+        self,
+        settings: Settings,
+        machine: "Machine",
+        journal: "Journal",
+        reader: "Reader",
+        crew: "Crew",
+        recording: "Recording",
     ) -> None:
         self._settings = settings
         self._machine = machine
         self._journal = journal
         self._reader = reader
         self._crew = crew
+        self._recording = recording
         self._lock = threading.Lock()
         self._round: tuple[Desired, Plan, Observed] | None = None
         self._rounds = 0
+        self._shown = 0
 
-    def show(self, desired: Desired, plan: Plan, observed: Observed) -> None:
-        """Take over what a round came to."""
+    def show(self, desired: Desired, plan: Plan, observed: Observed, ended: bool = True) -> None:
+        """Take over what a round came to; ended False: what it has come to so far."""
         with self._lock:
             self._round = (desired, plan, observed)
-            self._rounds += 1
+            self._rounds += ended
+            self._shown += 1
 
     @property
-    def rounds(self) -> int:
-        """How many rounds were shown: what `status()` says may be new when this is."""
-        return self._rounds
+    def shown(self) -> int:
+        """How often something was shown: what `status()` says may be new when this is."""
+        return self._shown
 
     def status(self) -> "dict[str, Any]":
         """The node, its registry, and each sliver: state, target, what happens, usage."""
@@ -64,6 +74,7 @@ class Board:
             "node": report.node(desired, plan, observed, bookings, self._settings),
             "registry": self._registry(),
             "lent": report.lent(observed, bookings, self._settings),
+            "records": self._recording.status(),
             "slivers": [self._sliver(name, shown, bookings, jobs.get(name)) for name in names],
         }
 
@@ -105,7 +116,7 @@ class Board:
         node: dict[str, Any] = {"id": self._settings.node_id, "name": None, "state": "debug", "errors": []}
         lent = {"memory_booked": 0, "memory_total": 0, "disk_booked": 0, "disk_total": 0}
         return {"version": __version__, "time": time.time(), "round": 0, "node": node, "registry": self._registry(),
-                "lent": lent, "slivers": []}  # fmt: skip
+                "lent": lent, "records": self._recording.status(), "slivers": []}  # fmt: skip
 
     def _registry(self) -> "dict[str, Any]":
         reader = self._reader

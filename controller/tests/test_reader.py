@@ -37,13 +37,17 @@ class FakeRegistry:
         pass
 
 
+def make_reader(tmp_path, on_read):
+    settings, _ = settings_table.parse({})
+    return Reader(Paths(data=str(tmp_path), run=str(tmp_path / "run")), settings, Log(None, echo=False), on_read)
+
+
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     monkeypatch.setattr(reader_module, "Registry", FakeRegistry)
     monkeypatch.setattr(reader_module.store, "load", lambda paths: (None, None))
-    settings, _ = settings_table.parse({})
     reads = threading.Semaphore(0)
-    reader = Reader(Paths(data=str(tmp_path)), settings, Log(None, echo=False), reads.release)
+    reader = make_reader(tmp_path, reads.release)
     yield reader, reader._registry, reads
     reader.close()
 
@@ -56,6 +60,28 @@ def next_read(reader, reads):
 def begin(reader, reads):
     reader.start()
     assert reads.acquire(timeout=5)
+
+
+def test_a_node_that_starts_knowing_what_to_run_waits_a_little_so_that_not_all_nodes_ask_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_module, "Registry", FakeRegistry)
+    monkeypatch.setattr(reader_module.store, "load", lambda paths: (STATE, None))
+    monkeypatch.setattr(reader_module, "first_pause", lambda interval: 3600.0)
+    reads = threading.Semaphore(0)
+    reader = make_reader(tmp_path, reads.release)
+    reader.start()
+    assert not reads.acquire(timeout=0.2)
+    reader.refresh()  # somebody asks: now
+    assert reads.acquire(timeout=5)
+    reader.close()
+    again = make_reader(tmp_path, reads.release)  # the daemon alone began anew
+    again.start()
+    assert reads.acquire(timeout=5)
+    again.close()
+
+
+def test_the_wait_at_the_start_is_never_longer_than_the_interval():
+    assert all(0 <= reader_module.first_pause(5) <= 5 for _ in range(100))
+    assert all(0 <= reader_module.first_pause(3600) <= reader_module.START_SPREAD_S for _ in range(100))
 
 
 def test_the_first_read_comes_at_once(site):

@@ -39,9 +39,9 @@ def loads(nodes: int, walk: int, seed: int) -> list[str]:
     """The table of the load that `nodes` put on a registry whose walk takes `walk` requests."""
     lines = [f"{nodes} nodes, each {USUAL_S:.0f} s, started in the same second:"]
     for what, rules in (
-        ("walk, no jitter", Rules(nodes, jitter=0.0, walk=walk, with_index=False)),
+        ("walk, no jitter, no first pause", Rules(nodes, jitter=0.0, walk=walk, with_index=False, first_pause=False)),
         ("walk, jitter", Rules(nodes, walk=walk, with_index=False)),
-        ("index, no jitter", Rules(nodes, jitter=0.0, walk=walk)),
+        ("index, no jitter, no first pause", Rules(nodes, jitter=0.0, walk=walk, first_pause=False)),
         ("index, jitter", Rules(nodes, walk=walk)),
     ):
         load = simulate(rules, 3600, None, seed)

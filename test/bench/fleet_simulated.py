@@ -31,6 +31,7 @@ class Rules:
     walk: int = 20
     with_index: bool = True
     started_within: float = 1.0  # s: all nodes start in this time, as after a power cut of the whole valley
+    first_pause: bool = True  # whether they wait before they first read, as the client does
 
 
 @dataclass
@@ -75,7 +76,8 @@ def simulate(rules: Rules, seconds: int, outage: tuple[float, float] | None = No
     load = Load([0] * (seconds + 1))
     jitter = reader.JITTER if rules.jitter is None else rules.jitter
     nodes = [Node() for _ in range(rules.nodes)]
-    due = [(random.uniform(0, rules.started_within), number) for number in range(rules.nodes)]
+    wait = reader.first_pause if rules.first_pause else lambda interval: 0.0
+    due = [(random.uniform(0, rules.started_within) + wait(rules.interval), number) for number in range(rules.nodes)]
     heapq.heapify(due)
     while due and due[0][0] < seconds:
         now, number = due[0]

@@ -10,8 +10,15 @@ FEW = 300
 
 
 def test_without_jitter_nodes_that_started_together_come_together_for_ever() -> None:
-    load = simulate(Rules(FEW, jitter=0.0, walk=20), 1900)
+    load = simulate(Rules(FEW, jitter=0.0, walk=20, first_pause=False), 1900)
     assert peak(load.between(1800, 1900)) == FEW
+
+
+def test_nodes_that_get_their_power_back_together_do_not_ask_together() -> None:
+    herd = simulate(Rules(FEW, walk=20, first_pause=False), 60)
+    spread = simulate(Rules(FEW, walk=20), 60)
+    assert peak(herd.requests) == FEW * 20
+    assert peak(spread.requests) < FEW * 20 / 8
 
 
 def test_the_clients_jitter_spreads_them() -> None:

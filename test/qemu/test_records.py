@@ -112,6 +112,25 @@ def test_what_was_written_is_found_without_a_daemon_and_after_a_power_cut(follow
     assert steps[0]["why"]
 
 
+def test_the_command_line_tells_what_was_done_and_what_was_used(following: Following) -> None:
+    name = following.wait_state("1@1", "started")["name"]
+    history = json.loads(following.node.must(["confine", "history", "1@1", "--json"], timeout=60))
+    assert {record["subject"] for record in history} == {name}
+    whats = [record["what"] for record in history]
+    assert "containers start" in whats and "held" in whats
+    assert "containers start" in following.node.must(["confine", "history"], timeout=60)
+
+    def used() -> Any:
+        found = following.node.run(["confine", "figures", "1@1", "--json"], timeout=60)
+        return json.loads(found.out)["slivers"][name] if found.status == 0 else None
+
+    assert following.node.wait_for("it was sampled", used, FOLLOW_S)[-1]["memory_bytes"] > 0
+    shown = json.loads(following.node.must(["confine", "figures", "--json"], timeout=60))
+    assert shown["total"]["slivers"] == 3
+    mine = json.loads(following.node.must(["confine", "figures", "--user", "ivo", "--json"], timeout=60))
+    assert name in mine["slivers"]
+
+
 def test_figures_are_kept_across_a_clean_restart(following: Following) -> None:
     name = following.wait_state("1@1", "started")["name"]
     begin = uptime(following)

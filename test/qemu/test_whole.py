@@ -246,6 +246,24 @@ def test_an_idle_round_starts_no_process_and_writes_no_file(following: Following
     assert written == ""
 
 
+def test_the_end_of_a_sliver_is_noticed_without_waiting_for_the_next_look(following: Following) -> None:
+    rare = "sed -i \"s/option interval '10'/option interval '3600'/\" /etc/config/confine; /etc/init.d/confine reload"
+    before = following.status()["round"]
+    following.node.sh(rare)
+    following.node.wait_for("the daemon has begun again", lambda: 0 < following.status()["round"] < before, FOLLOW_S)
+    init = following.wait_state("3@1", "started")["init_pid"]
+
+    def quiet() -> bool:
+        rounds = following.status()["round"]
+        time.sleep(2)
+        return following.status()["round"] == rounds
+
+    following.refresh()
+    following.node.wait_for("nothing goes on", quiet, FOLLOW_S)
+    following.node.must(["kill", "-9", str(init)])
+    following.node.wait_for("the node notices", lambda: following.sliver("3@1")["state"] == "fail_start", 20)
+
+
 def test_a_sliver_whose_init_dies_is_started_again_after_a_pause_and_says_so(following: Following) -> None:
     def crash() -> None:
         before = following.wait_state("2@1", "started")["init_pid"]

@@ -38,6 +38,15 @@ FAMILIES = {
     "confine_daemon_cpu_seconds_total": ("counter", "Processor time of the daemon."),
     "confine_daemon_descriptors": ("gauge", "Open descriptors of the daemon."),
     "confine_daemon_threads": ("gauge", "Threads of the daemon."),
+    "confine_record_failing": ("gauge", "1 if what should be recorded is not: actions, flows or figures."),
+    "confine_record_damages": ("gauge", "Damages found in a record since the daemon started."),
+    "confine_actions_waiting": ("gauge", "Actions not yet on the disk."),
+    "confine_actions_lost_total": ("counter", "Actions that the disk did not take for too long."),
+    "confine_flows_open": ("gauge", "Connections of slivers under way."),
+    "confine_flow_events_total": ("counter", "Beginnings and ends of connections that the kernel told of."),
+    "confine_flow_overruns_total": ("counter", "Times the kernel dropped some of them: all connections were listed."),
+    "confine_flow_coarse_total": ("counter", "Connections kept only in groups, because they were too many."),
+    "confine_flow_lost_batches_total": ("counter", "Batches of connections that the disk did not take."),
     "confine_api_requests_total": ("counter", "Requests answered by this API, by status."),
     "confine_api_connections": ("gauge", "Connections to this API."),
     "confine_api_dropped_total": ("counter", "Connections cut because they were late, idle or too many."),
@@ -75,6 +84,17 @@ USAGE = {
 }
 HITS = {"oom_kills": "memory_killed", "memory_full": "memory", "pids_refused": "processes"}
 
+# "record member" of the records' status: family
+RECORDED = {
+    "actions waiting": "confine_actions_waiting",
+    "actions lost": "confine_actions_lost_total",
+    "flows open": "confine_flows_open",
+    "flows events": "confine_flow_events_total",
+    "flows overruns": "confine_flow_overruns_total",
+    "flows coarse": "confine_flow_coarse_total",
+    "flows lost_batches": "confine_flow_lost_batches_total",
+}
+
 
 class Samples:
     """Samples gathered by family, written out in the order of FAMILIES."""
@@ -104,6 +124,7 @@ def render(status: "dict[str, Any]", machine: "Machine", served: "dict[str, Any]
     """served: {"requests": {status: count}, "connections": int, "dropped": int} of the API itself. now: wall clock."""
     samples = Samples()
     _node(samples, status, now)
+    _records(samples, status.get("records") or {})
     _machine(samples, machine)
     for code, count in sorted(served["requests"].items()):
         samples.add("confine_api_requests_total", count, status=code)
@@ -135,6 +156,15 @@ def _node(samples: Samples, status: "dict[str, Any]", now: float) -> None:
         states[sliver["state"]] = states.get(sliver["state"], 0) + 1
     for state, count in sorted(states.items()):
         samples.add("confine_slivers", count, state=state)
+
+
+def _records(samples: Samples, records: "dict[str, dict[str, Any]]") -> None:
+    for name, found in records.items():
+        samples.add("confine_record_failing", int(found.get("error") is not None), record=name)
+        samples.add("confine_record_damages", len(found.get("problems") or []), record=name)
+    for member, family in RECORDED.items():
+        record, _, figure = member.partition(" ")
+        samples.add(family, (records.get(record) or {}).get(figure))
 
 
 def _machine(samples: Samples, machine: "Machine") -> None:

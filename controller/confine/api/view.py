@@ -34,8 +34,8 @@ class DaemonView:
         self._refresh = refresh
 
     def revision(self) -> "Hashable":
-        """Rounds shown, and when the registry was last read."""
-        return self._board.rounds, self._reader.last_read
+        """How often something was shown, and when the registry was last read."""
+        return self._board.shown, self._reader.last_read
 
     def status(self) -> "dict[str, Any]":
         """As the board has it."""

@@ -99,9 +99,10 @@ class Figures:
             return sorted(self._slivers)
 
     def latest(self) -> "dict[str, list[dict[str, Any]]]":
-        """{name: [its newest row]}, for `visible`."""
+        """{name: [its newest row]} of those that run, for `visible`."""
         with self._lock:
-            return {name: self._rows(sliver, 10, None)[-1:] for name, sliver in self._slivers.items()}
+            running = {name: sliver for name, sliver in self._slivers.items() if sliver.usage is not None}
+            return {name: self._rows(sliver, 10, None)[-1:] for name, sliver in running.items()}
 
     def save(self, now: "moments.Moment | None" = None, rest: bool = False) -> None:
         """Write what is new. rest: also what does not make a whole minute or hour yet, before a stop."""

@@ -17,6 +17,7 @@ FIELDS = (SECONDS, *SUMS, *LEVELS)
 WIDTH = len(FIELDS)
 STEPS = (10, 60, 3600)  # seconds: what each ring's rows cover
 LENGTHS = {10: 60, 60: 180, 3600: 336}  # ten minutes, three hours, fourteen days
+SPANS = {"minutes": 10, "hours": 60, "days": 3600}  # how far back people want to see: the step that reaches there
 NOTHING = float("nan")
 LARGEST_READING, LARGEST_FIGURE = 1e24, 1e32  # figures are sums of readings, and single precision has room for both
 # Counters of LimitsDriver.usage() and of network interfaces: (figure, members that are added up, unit)

@@ -9,7 +9,9 @@ of a single one. Rows are shown as they are: what they contain is figures, no tr
 
 from confine.core import addressing, keys
 from confine.core.reading import entries, reference
-from confine.records.rings import LEVELS, SUMS
+from confine.core.text import shown
+from confine.errors import ConfineError
+from confine.records.rings import LEVELS, SECONDS, SUMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +47,16 @@ def viewer(state: "dict[str, Any] | None", user_uri: str) -> Viewer:
     return Viewer(node_admin, slices)
 
 
+def known_viewer(state: "dict[str, Any] | None", user: str) -> Viewer:
+    """What the user of this name or URI may see. ConfineError: the node knows of none, or of several."""
+    docs = (state or {}).get("docs") or {}
+    found = [uri for uri, doc in docs.items() if "auth_tokens" in doc and user in (uri, doc.get("name"))]
+    if len(found) != 1:
+        words = "the node knows of {} users {}: give the URI of one who has a slice here"
+        raise ConfineError(words.format(len(found) or "no", shown(user)))
+    return viewer(state, found[0])
+
+
 def visible(figures: "dict[str, list[dict[str, Any]]]", who: Viewer) -> "dict[str, Any]":
     """{"slivers": {name: rows} that `who` may see, "total": the sums of all slivers' newest rows, or None}."""
     own = {name: rows for name, rows in figures.items() if may_see(name, who)}
@@ -64,6 +76,7 @@ def _total(figures: "list[list[dict[str, Any]]]") -> "dict[str, Any]":
     total: dict[str, Any] = {"slivers": len(newest)}
     for field in (*SUMS, *LEVELS):
         total[field] = round(sum(row.get(field) or 0 for row in newest), 3)
+    total[SECONDS] = max((row.get(SECONDS) or 0 for row in newest), default=0)
     return total
 
 

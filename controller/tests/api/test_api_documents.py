@@ -158,10 +158,10 @@ def test_a_sliver_that_is_not_asked_for_any_more_is_not_shown(api: Api, node: Fa
 
 
 class FakeBoard:
-    rounds = 3
+    shown = 3
 
     def status(self) -> dict[str, int]:
-        return {"round": self.rounds}
+        return {"round": self.shown}
 
 
 class FakeReader:
@@ -174,7 +174,7 @@ def test_the_daemons_own_node_is_looked_at_anew_after_each_round_and_each_read()
     view = DaemonView(board, reader, lambda: asked.append("refresh"))  # type: ignore[arg-type]
     first = view.revision()
     assert view.revision() == first and view.status() == {"round": 3} and view.registry_state() is reader.state
-    board.rounds += 1
+    board.shown += 1
     second = view.revision()
     reader.last_read += 1
     assert len({first, second, view.revision()}) == 3

@@ -63,6 +63,20 @@ def test_a_scrape_says_how_the_node_and_its_slivers_are(api: Api) -> None:
     assert hits == [1, 2, 4]
 
 
+def test_what_is_not_recorded_can_be_seen(api: Api, node: FakeNode) -> None:
+    flows = {"open": 3, "events": 40, "overruns": 2, "coarse": 5, "lost_batches": 1, "error": "no", "problems": ["a"]}
+    actions = {"waiting": 7, "lost": 8, "error": None, "problems": []}
+    node.change(lambda doc: doc.update(records={"flows": flows, "actions": actions}))
+    found = parsed(api.get("metrics").body)
+    assert value(found, "confine_flow_overruns_total") == 2
+    assert value(found, "confine_flow_coarse_total") == 5
+    assert value(found, "confine_flow_lost_batches_total") == 1
+    assert value(found, "confine_actions_lost_total") == 8
+    failing = [value(found, "confine_record_failing", record=record) for record in ("flows", "actions")]
+    assert failing == [1, 0]
+    assert value(found, "confine_record_damages", record="flows") == 1
+
+
 def test_the_machines_figures_are_there(api: Api) -> None:
     found = parsed(api.get("metrics", accept_encoding="identity").body)
     assert value(found, "confine_node_memory_bytes", kind="total") > value(
