@@ -266,6 +266,31 @@ def _origin(uri: str) -> str:
     return uris.origin(uri)
 
 
+def overlay(facts: Facts) -> "list[Finding]":
+    """Where there is to be an overlay, tincd runs and its peers are reached."""
+    doc = (facts.status or {}).get("overlay") or {}
+    if not doc.get("asked"):
+        return []
+    if not doc["running"]:
+        todo = "/etc/init.d/confine-overlay restart, then see the system log"
+        return [Finding(FAIL, "overlay", "tincd does not run", todo)]
+    wanted = [peer for peer in doc["peers"] if peer["connect"]]
+    reached = [peer["name"] for peer in wanted if peer["reachable"]]
+    away = ["{} {}".format(peer["name"], peer["said"] or "") for peer in wanted if not peer["reachable"]]
+    found = []
+    if away:
+        state = WARN if reached else FAIL
+        found.append(Finding(state, "overlay", "not reached: " + "; ".join(away).strip(), "see confine overlay"))
+    if doc["published"] is False:
+        found.append(
+            Finding(WARN, "overlay", "the registry does not have this node's key", "confine overlay --publish")
+        )
+    if not wanted:
+        todo = "let the registry have a server with tinc addresses, or set node.tinc_gateway"
+        found.append(Finding(WARN, "overlay", "no peer to connect to is known", todo))
+    return found or [Finding(OK, "overlay", "{}, reached: {}".format(doc["address"], ", ".join(reached)))]
+
+
 def confirmed_time(facts: Facts) -> "list[Finding]":
     """Slices expire only by confirmed time."""
     from confine.clock import ntp_date
@@ -312,5 +337,6 @@ def cache(facts: Facts) -> "list[Finding]":
 
 
 CHECKS = (
-    configuration, daemon, registry, confirmed_time, kernel, cgroups, nftables, tools, data, cache, limits, decided,
+    configuration, daemon, registry, overlay, confirmed_time, kernel, cgroups, nftables, tools, data, cache, limits,
+    decided,
 )  # fmt: skip

@@ -205,6 +205,12 @@ def _figures(args: "dict[str, Any]", run: str) -> int:
     return cli_records.figures(args, run)
 
 
+def _overlay(args: "dict[str, Any]", run: str) -> int:
+    from confine import cli_overlay
+
+    return cli_overlay.run(args, run)
+
+
 def _completion(args: "dict[str, Any]", run: str) -> int:
     from confine import completion
 
@@ -229,6 +235,7 @@ VERBS = {
     "refresh": _refresh,
     "log": _log,
     "check": _check,
+    "overlay": _overlay,
     "trace": _trace,
     "history": _history,
     "figures": _figures,

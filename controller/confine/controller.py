@@ -11,7 +11,6 @@ from confine.clock import ntp_date
 from confine.control import ControlServer
 from confine.core import desired as desired_rules
 from confine.core import plan as plan_rules
-from confine.core import steps as steps_table
 from confine.core.decisions import Decision
 from confine.core.model import Desired, Observed, Problem, SliverTarget, Step
 from confine.core.settings import Settings
@@ -58,6 +57,7 @@ class Controller:
         self._sentences: dict[str, list[str]] = {}
         self._failures = Failures()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._peers: set[str] = set()
         self._stopping = False
         self._reload = False
         self._watch = Watch(paths.cgroup, self._wake_read)
@@ -70,6 +70,10 @@ class Controller:
         """End `run()` soon. Only sets a flag and writes a byte: safe in a signal handler."""
         self._reload = reload
         self._stopping = True
+        self._wake()
+
+    def look(self) -> None:
+        """Plan anew soon: a peer of the overlay came or went. Safe in a signal handler."""
         self._wake()
 
     def run(self) -> bool:
@@ -156,6 +160,7 @@ class Controller:
                     plan, observed = self._plan(desired, busy)
             self._tell_decisions(plan)
             self._assign(plan, busy)
+            self._heed_overlay(observed)
             self._board.show(desired, plan, observed)
             self._recording.look(self._reader.state, desired, observed)
             self._watch.follow({name for name, found in observed.slivers.items() if found.running})
@@ -187,6 +192,7 @@ class Controller:
             self._journal.boot_sn_done,
             self._own_problems + [Problem("", text) for text in self._book.problems() + self._recording.problems()],
             decisions,
+            time.time(),
         )
         self._machine.cache.keep = set(plan.keep)
         self._failures.overcome(plan.overcome, now)
@@ -204,14 +210,26 @@ class Controller:
             plan.node_steps = [step for step in plan.node_steps if step.verb != "reboot"]
 
     def _do_node_steps(self, steps: "list[Step]") -> bool:
-        """True if all could be done: then the plan is to be made anew."""
+        """True if any could be done: then the plan is to be made anew. One that fails ends those of its subject."""
+        done, failed = False, set()
         for step in steps:
+            if step.subject in failed:
+                continue
             try:
                 self._carry_out(step)
+                done = True
             except StepError as error:
-                self._failures.failed(steps_table.NODE, step, error, time.monotonic())
-                return False
-        return True
+                self._failures.failed(step.subject, step, error, time.monotonic())
+                failed.add(step.subject)
+        return done
+
+    def _heed_overlay(self, observed: Observed) -> None:
+        """A peer came: the way to the registry may be open that was not."""
+        seen = observed.overlay.peers.items() if observed.overlay is not None else ()
+        peers = {name for name, peer in seen if peer.up}
+        if peers - self._peers and (self._reader.error is not None or self._reader.last_read is None):
+            self._reader.refresh()
+        self._peers = peers
 
     def _assign(self, plan: "plan_rules.Plan", busy: "set[str]") -> None:
         """Hand out the plan's lists. `busy`: had a job when the round began; their turn comes when it has ended."""

@@ -1,7 +1,7 @@
 """The daemon: one process that reads the registry, plans and has the plan carried out, round after round.
 
 A clean stop leaves slivers running; the next start takes them over by observing them. Signals: TERM and INT stop,
-HUP reads the configuration again.
+HUP reads the configuration again, USR1 looks at the node now.
 """
 
 import fcntl
@@ -35,6 +35,7 @@ def main() -> int:
     """Run until told to stop. Exit status: 0 stopped, 1 could not start."""
     paths = Paths(run=os.environ.get("CONFINE_RUN", "/run/confine"))
     log = Log(paths.log)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # share/overlay-peer sends it as soon as the lock has our pid
     try:
         lock(paths)
     except ConfineError as error:
@@ -56,9 +57,10 @@ def main() -> int:
 
 
 def heed_signals(controller: Controller) -> None:
-    """TERM and INT stop `controller`, HUP has it begin again with fresh settings."""
+    """TERM and INT stop `controller`, HUP has it begin again with fresh settings, USR1 has it look now."""
     signal.signal(signal.SIGTERM, lambda *_: controller.stop())
     signal.signal(signal.SIGINT, lambda *_: controller.stop())
+    signal.signal(signal.SIGUSR1, lambda *_: controller.look())
     signal.signal(signal.SIGHUP, lambda *_: controller.stop(reload=True))
 
 

@@ -13,6 +13,7 @@ from confine.drivers.containers import Containers
 from confine.drivers.firewall import Firewall
 from confine.drivers.limits import LimitsDriver
 from confine.drivers.links import Links
+from confine.drivers.overlay import Overlay
 from confine.drivers.storage import Storage
 from confine.journal import Journal
 from confine.paths import Paths
@@ -48,6 +49,7 @@ class Machine:
         self.containers = Containers(paths, settings)
         self.links = Links(settings)
         self.firewall = Firewall(settings, paths.share, self._to_be_silent)
+        self.overlay = Overlay(paths, settings)
         self._drivers: dict[str, object] = {
             "boot": Boot(),
             "cache": self.cache,
@@ -56,6 +58,7 @@ class Machine:
             "journal": journal,
             "limits": self.limits,
             "links": self.links,
+            "overlay": self.overlay,
             "storage": self.storage,
         }
 
@@ -90,6 +93,7 @@ class Machine:
             disk_total_mib=total,
             disk_free_mib=free,
             memory_total_mib=memory_mib(),
+            overlay=self.overlay.observe(),
         )
 
     def usage(self, name: str) -> "dict[str, Any]":

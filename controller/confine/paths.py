@@ -8,6 +8,7 @@ class Paths:
 
     data: survives upgrades (slivers, cache, journal). run: gone after a reboot (mounts, sockets, log).
     etc: configuration. cgroup: root of the cgroup v2 tree. share: files of the package that are no code.
+    tinc: the overlay's files.
     """
 
     def __init__(
@@ -18,6 +19,7 @@ class Paths:
         uci: str = "/etc/config",
         cgroup: str = "/sys/fs/cgroup",
         share: str = "/usr/lib/confine/share",
+        tinc: str = "/etc/tinc/confine",
     ) -> None:
         self.data = data
         self.run = run
@@ -25,6 +27,7 @@ class Paths:
         self.uci = uci
         self.cgroup = cgroup
         self.share = share
+        self.tinc = tinc
 
     @property
     def cache(self) -> str:

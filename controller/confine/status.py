@@ -4,7 +4,7 @@ import threading
 import time
 
 from confine import __version__
-from confine.core import report
+from confine.core import overlay, report
 from confine.core.decisions import parse_sliver
 from confine.core.model import Booking, Desired, Observed
 from confine.core.plan import Plan
@@ -73,6 +73,7 @@ class Board:
             "round": rounds,
             "node": report.node(desired, plan, observed, bookings, self._settings),
             "registry": self._registry(),
+            "overlay": self._overlay(desired, observed),
             "lent": report.lent(observed, bookings, self._settings),
             "records": self._recording.status(),
             "slivers": [self._sliver(name, shown, bookings, jobs.get(name)) for name in names],
@@ -126,6 +127,11 @@ class Board:
             "last_try": reader.last_try,
             "error": reader.error,
         }
+
+    def _overlay(self, desired: Desired, observed: Observed) -> "dict[str, Any] | None":
+        if observed.overlay is None:
+            return None
+        return overlay.report(desired.overlay, observed.overlay, self._settings, time.time())
 
     def _sliver(
         self,

@@ -106,6 +106,30 @@ def _head(doc: "dict[str, Any]", colour: bool, now: float) -> "list[str]":
     return lines
 
 
+def overlay(doc: "dict[str, Any]", colour: bool, now: "float | None" = None) -> str:
+    """The overlay, its peers, and what is to be done with the node's key."""
+    now = time.time() if now is None else now
+    if not doc["asked"]:
+        return "no overlay is asked for (overlay.enabled, or the node's mgmt_net in the registry)\n"
+    running = "runs" if doc["running"] else "does not run"
+    lines = ["overlay {}  {}  tincd {}".format(doc["name"] or "(no name)", doc["address"] or "", running)]
+    rows = [["peer", "state", "since", "at"]]
+    for peer in doc["peers"]:
+        state = "reachable" if peer["reachable"] else ("away" if peer["connect"] else "not connected")
+        where = peer["at"] or ", ".join(peer["addresses"]) or "-"
+        rows.append(
+            [peer["name"], state, ago(peer["since"], now), where + (": " + peer["said"] if peer["said"] else "")]
+        )
+    lines += table(rows) if len(rows) > 1 else ["no peers are known: neither the registry's servers nor given ones"]
+    lines += ["", doc["pubkey"] or "There is no key yet."]
+    if doc["published"]:
+        lines.append("The registry has this key.")
+    elif doc["pubkey"]:
+        lines.append("Give this key to the registry: `confine overlay --publish` with the token of a member who")
+        lines.append("administers the node; or have an operator put it into the node's tinc member.")
+    return "\n".join(lines) + "\n"
+
+
 def _slivers(slivers: "list[dict[str, Any]]", colour: bool) -> "list[str]":
     if not slivers:
         return ["no slivers are asked for"]

@@ -163,8 +163,8 @@ class Testbed:
     def needed(self, number: int, base: str) -> Iterator[tuple[str, Any]]:
         """(URI, document or None if there is none) of all that the node `number` reads, itself included."""
         yield base, self.base(base)
-        every = self.numbers("servers")
-        yield f"{base}servers/", [self.document("servers", server, base) for server in every]
+        for name in ("servers", "hosts"):
+            yield f"{base}{name}/", [self.document(name, one, base) for one in self.numbers(name)]
         seen: set[str] = set()
         queue = [f"{base}nodes/{number}/"]
         while queue:

@@ -24,6 +24,9 @@ FAMILIES = {
     "confine_rounds_total": ("counter", "Rounds of planning since the daemon started."),
     "confine_registry_age_seconds": ("gauge", "Time since the registry was last read without error."),
     "confine_registry_failing": ("gauge", "1 if the registry could not be read the last time."),
+    "confine_overlay_up": ("gauge", "1 if the overlay's daemon runs and its interface is as it should be."),
+    "confine_overlay_peer_reachable": ("gauge", "1 for a peer of the overlay that is reached."),
+    "confine_overlay_peer_seen_seconds": ("gauge", "Time since a peer was last reached."),
     "confine_lent_bytes": ("gauge", "What the node lends to slivers in all."),
     "confine_booked_bytes": ("gauge", "What of it is booked."),
     "confine_slivers": ("gauge", "Slivers by state."),
@@ -148,6 +151,7 @@ def _node(samples: Samples, status: "dict[str, Any]", now: float) -> None:
     read = registry.get("last_read")
     samples.add("confine_registry_age_seconds", max(0.0, float(now - read)) if read is not None else None)
     samples.add("confine_registry_failing", int(registry.get("error") is not None))
+    _overlay(samples, status.get("overlay") or {}, now)
     for resource in ("memory", "disk"):
         samples.add("confine_lent_bytes", lent[resource + "_total"] * MIB, resource=resource)
         samples.add("confine_booked_bytes", lent[resource + "_booked"] * MIB, resource=resource)
@@ -165,6 +169,17 @@ def _records(samples: Samples, records: "dict[str, dict[str, Any]]") -> None:
     for member, family in RECORDED.items():
         record, _, figure = member.partition(" ")
         samples.add(family, (records.get(record) or {}).get(figure))
+
+
+def _overlay(samples: Samples, overlay: "dict[str, Any]", now: float) -> None:
+    if not overlay.get("asked"):
+        return
+    samples.add("confine_overlay_up", int(overlay["running"] and overlay["interface"]))
+    for peer in overlay["peers"]:
+        samples.add("confine_overlay_peer_reachable", int(peer["reachable"]), peer=peer["name"])
+        seen = peer["last_seen"]
+        age = max(0.0, float(now - seen)) if seen is not None else None
+        samples.add("confine_overlay_peer_seen_seconds", age, peer=peer["name"])
 
 
 def _machine(samples: Samples, machine: "Machine") -> None:

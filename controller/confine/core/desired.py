@@ -6,7 +6,7 @@ there `blocked`, so that what runs is never lost to a bad answer. It is left out
 when the registry says so: not listed, gone, or its slice gone or past its last day.
 """
 
-from confine.core import keys
+from confine.core import keys, overlay_documents
 from confine.core.addressing import MAX_NODE_ID, MAX_SLICE_ID, parse_prefix48
 from confine.core.model import NODE_STATES, Desired, NodeTarget, Problem
 from confine.core.reading import Documents, entries, mapping, reference, text, texts, whole
@@ -44,7 +44,8 @@ def build(state: "dict[str, Any]", settings: "Settings") -> "Desired":
     today = state.get("date")
     built = [build_sliver(asked, node, documents, settings, today) for asked in listed]
     slivers: "list[SliverTarget]" = [sliver for sliver in built if sliver is not None]
-    return Desired(node, slivers, state.get("complete") is True and all_known, [])
+    return Desired(node, slivers, state.get("complete") is True and all_known, [],
+                   overlay_documents.build(state, settings))  # fmt: skip
 
 
 def _not_this_node(doc: "dict[str, Any]", settings: "Settings") -> "Problem | None":

@@ -259,18 +259,20 @@ class Desired(Record):
     """All that is asked of this node. `node` is None as long as the registry was never read.
 
     Slivers that are on the node and not in `slivers` are to be removed, but only when `complete` is true: the
-    list of slivers really came from the registry.
+    list of slivers really came from the registry. overlay: an OverlayTarget, None as `node` is.
     """
 
-    FIELDS = ("node", "slivers", "complete", "problems")
+    FIELDS = ("node", "slivers", "complete", "problems", "overlay")
 
     def __init__(
-        self, node: "NodeTarget | None", slivers: "list[SliverTarget]", complete: bool, problems: "list[Problem]"
-    ) -> None:
+        self, node: "NodeTarget | None", slivers: "list[SliverTarget]", complete: bool, problems: "list[Problem]",
+        overlay: "Any" = None,
+    ) -> None:  # fmt: skip
         self.node = node
         self.slivers = slivers
         self.complete = complete
         self.problems = problems
+        self.overlay = overlay
 
 
 class Booking(Record):
@@ -346,11 +348,11 @@ class Observed(Record):
 
     cached: sha256 of verified files in the cache; unpacked: sha256 of templates ready to be mounted.
     bridge, firewall: the node's own parts are as they should be. disk_total_mib, disk_free_mib: of the data
-    partition. memory_total_mib: of the machine.
+    partition. memory_total_mib: of the machine. overlay: an OverlayFound, None where it is not looked at.
     """
 
     FIELDS = ("slivers", "cached", "unpacked", "bridge", "firewall", "disk_total_mib", "disk_free_mib",
-              "memory_total_mib")  # fmt: skip
+              "memory_total_mib", "overlay")  # fmt: skip
 
     def __init__(
         self,
@@ -362,6 +364,7 @@ class Observed(Record):
         disk_total_mib: int,
         disk_free_mib: int,
         memory_total_mib: int,
+        overlay: "Any" = None,
     ) -> None:
         self.slivers = slivers
         self.cached = cached
@@ -371,6 +374,7 @@ class Observed(Record):
         self.disk_total_mib = disk_total_mib
         self.disk_free_mib = disk_free_mib
         self.memory_total_mib = memory_total_mib
+        self.overlay = overlay
 
 
 class Step(Record):
@@ -378,7 +382,7 @@ class Step(Record):
 
     subject: a sliver's name, or "node". sliver, booking: what the step is about (None for node steps; for the
     removal of a sliver that is no longer asked for, `sliver` is None and `booking` may be). why: one line for
-    a person.
+    a person. target: what the documents say of a part of the node that the step is about, or None.
     """
 
     FIELDS = ("driver", "verb", "subject", "why")
@@ -391,6 +395,7 @@ class Step(Record):
         why: str,
         sliver: "SliverTarget | None" = None,
         booking: "Booking | None" = None,
+        target: "Any" = None,
     ) -> None:
         self.driver = driver
         self.verb = verb
@@ -398,6 +403,7 @@ class Step(Record):
         self.why = why
         self.sliver = sliver
         self.booking = booking
+        self.target = target
 
 
 class Failure(Record):

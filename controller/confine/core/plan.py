@@ -1,6 +1,6 @@
 """From what is asked and what is found to the steps that lead there. Pure."""
 
-from confine.core import states
+from confine.core import overlay, states
 from confine.core.addressing import parse_hostname
 from confine.core.booking import Ledger
 from confine.core.decisions import Decisions
@@ -64,13 +64,14 @@ def plan(
     boot_sn_done: "int | None",
     own_problems: "list[Problem] | None" = None,
     decisions: "Decisions | None" = None,
+    wall: float = 0.0,
 ) -> Plan:
     """The steps from `observed` to `desired`.
 
     failures: {sliver name, or "node" for node steps: the last failure not yet overcome}. now: same clock as
     `Failure.retry_at`. boot_sn_done: the boot_sn last obeyed (from the journal), None if there is none yet.
     own_problems: what else is wrong with the node, to be shown with it; they hold nothing back by themselves.
-    decisions: those of the node's owner.
+    decisions: those of the node's owner. wall: wall clock seconds.
     A round is over when the plan is empty: plan again as soon as steps were done.
     """
     node_failure = failures.get(NODE)
@@ -78,6 +79,7 @@ def plan(
     result = Plan(view.state, view.problems)
     result.decisions = decisions or Decisions()
     _plan_node(result, desired, observed, node_failure, now, boot_sn_done)
+    _plan_overlay(result, desired, observed, failures.get(overlay.OVERLAY), settings, now, wall)
     ledger = Ledger(bookings, observed)
     round_ = Round(desired, observed, bookings, failures, settings, now, view, ledger, result.decisions)
     _plan_asked(result, round_)
@@ -86,7 +88,9 @@ def plan(
         result.sliver_steps = {}
     result.keep = _in_use(result, observed)
     known = set(result.states)
-    result.overcome.extend(name for name in sorted(failures) if name not in known and name != NODE)
+    result.overcome.extend(
+        name for name in sorted(failures) if name not in known and name not in (NODE, overlay.OVERLAY)
+    )
     return result
 
 
@@ -125,6 +129,28 @@ def _plan_node(
             "The registry asks for a reboot: boot_sn is " + str(node.boot_sn) + ", last was " + str(boot_sn_done) + "."
         )
         result.node_steps.append(Step("boot", "reboot", NODE, why))
+
+
+def _plan_overlay(
+    result: Plan,
+    desired: "Desired",
+    observed: "Observed",
+    failure: "Failure | None",
+    settings: "Settings",
+    now: float,
+    wall: float,
+) -> None:
+    """The overlay's own steps: what fails there holds nothing else back."""
+    if observed.overlay is None:
+        return
+    steps, problems = overlay.plan(desired.overlay, observed.overlay, settings, wall)
+    result.node_problems.extend(problems)
+    if failure is not None and not steps:
+        result.overcome.append(overlay.OVERLAY)
+    elif failure is not None:
+        result.node_problems.append(Problem("", states.failure_text(failure)))
+    if failure is None or failure.retry_at <= now:
+        result.node_steps.extend(steps)
 
 
 def _plan_asked(result: Plan, round_: Round) -> None:

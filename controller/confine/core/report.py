@@ -4,7 +4,7 @@ What only the registry knows (the node's certificate, its place...) is not here;
 points into the object's own document.
 """
 
-from confine.core import addressing, interfaces, resources, states
+from confine.core import addressing, interfaces, overlay, resources, rsa, states
 from confine.core.addressing import PRIVATE_IPV4_BITS, PRIVATE_IPV6_BITS
 from confine.core.model import REGISTER, SliverObserved, plain
 from confine.core.reading import mapping
@@ -66,9 +66,20 @@ def node(
         "message": errors[0]["message"] if errors else "",
         "errors": errors,
         "addrs": _node_addresses(node_id, settings),
+        "tinc": _tinc(desired, observed, settings),
         "direct_ifaces": list(target.direct_ifaces) if target is not None else [],
         "resources": _node_resources(desired, observed, bookings, settings),
     }
+
+
+def _tinc(desired: "Desired", observed: "Observed", settings: "Settings") -> "dict[str, Any] | None":
+    """The node's tinc member, with the key that it really has; None where there is no overlay."""
+    found, target = observed.overlay, desired.overlay
+    if found is None or found.key is None or settings.node_id is None or not overlay.asked(target, found, settings):
+        return None
+    addresses = [{"addr": host, "port": port} for host, port in (target.addresses if target is not None else [])]
+    name = overlay.own_name(target, found, settings.node_id)
+    return {"name": name, "pubkey": rsa.public_pem(found.key), "addresses": addresses}
 
 
 def _node_addresses(node_id: "int | None", settings: "Settings") -> "dict[str, str | None]":

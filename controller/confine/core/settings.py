@@ -9,6 +9,7 @@ generators write are kept (registry API, "What the original image generator inje
 from confine.core.addressing import MAX_NODE_ID, format_ipv6, parse_ipv4, parse_ipv6, parse_mac_prefix16, parse_prefix24
 from confine.core.addressing import parse_prefix48 as prefix48
 from confine.core.model import Problem, Record
+from confine.core.overlay_documents import is_name
 from confine.core.text import HEX_DIGITS, is_decimal, nearest, only, shown
 
 TYPE_CHECKING = False
@@ -146,6 +147,13 @@ def parse_ipv6_prefix64(text: str, bounds: None) -> str:
     return ":".join(["{:x}".format(group) for group in groups[:4]])
 
 
+def parse_tinc_name(text: str, bounds: None) -> str:
+    """A name in tinc."""
+    if is_name(text):
+        return text
+    raise ValueError("must be a name of letters, digits and '_'")
+
+
 def parse_host_name(text: str, bounds: None) -> str:
     """A host name, in lower case."""
     name = text.lower()
@@ -180,7 +188,10 @@ OPTIONS = (
     ("node", "sl_public_ipv6_gw", "public6_gateway", parse_plain_ipv6, None, None, False),
     ("node", "rd_if_iso_parents", "isolated_parents", parse_ifname, None, None, True),
     ("node", "state", None, None, None, None, False),
-    ("node", "tinc_gateway", None, None, None, None, False),
+    # Whom to connect to first, besides what the registry says. enabled: without it, as the registry says.
+    ("node", "tinc_gateway", "tinc_gateway", parse_tinc_name, None, None, False),
+    ("overlay", "enabled", "overlay", parse_bool, None, None, False),
+    ("overlay", "port", "overlay_port", parse_int, (1, 65535), None, False),
     ("registry", "base_uri", "registry_uris", parse_uri, SCHEMES, None, True),
     ("registry", "cert", "registry_cert", parse_path, None, None, False),
     ("registry", "plain_http", "plain_http", parse_bool, None, False, False),
@@ -229,7 +240,7 @@ OPTIONS = (
     ("api", "name", "api_names", parse_host_name, None, None, True),
     ("api", "plain_http", "api_plain_http", parse_bool, None, True, False),
 )
-SECTIONS = ("node", "registry", "testbed", "policy", "sliver", "record", "api")
+SECTIONS = ("node", "registry", "testbed", "overlay", "policy", "sliver", "record", "api")
 
 
 class Settings(Record):
@@ -240,6 +251,9 @@ class Settings(Record):
     node_id: "int | None"
     local_ifname: "str | None"
     mac_prefix16: str
+    tinc_gateway: "str | None"
+    overlay: "bool | None"
+    overlay_port: "int | None"
     priv_ipv4_prefix24: str
     sync_node_admins: bool
     data_dir: str

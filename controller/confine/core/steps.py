@@ -15,6 +15,11 @@ DOWN = "down"
 STEPS = {
     ("links", "bridge"): (NODE, "make the bridge of the private interfaces, with its addresses"),
     ("firewall", "install"): (NODE, "put up the node's own nftables tables"),
+    ("overlay", "key"): (NODE, "make the node's own key for the tinc overlay"),
+    ("overlay", "configure"): (NODE, "write the overlay's files: its name, its peers, its address"),
+    ("overlay", "start"): (NODE, "start tincd, or start it anew"),
+    ("overlay", "reload"): (NODE, "have tincd read its files again; what is connected stays so"),
+    ("overlay", "stop"): (NODE, "stop tincd"),
     ("boot", "reboot"): (NODE, "reboot the node, once for each grown boot_sn"),
     ("journal", "book"): (ALLOCATE, "book the sliver's number, memory and disk"),
     ("cache", "fetch_template"): (ALLOCATE, "fetch the template and check its sha256"),

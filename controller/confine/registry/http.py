@@ -59,11 +59,14 @@ class Connection:
         """Close at once."""
         self._sock.close()
 
-    def ask(self, path: str, fields: "dict[str, str]", deadline: float) -> Head:
-        """GET `path` and read the head of the answer. `deadline`: monotonic seconds."""
-        lines = ["GET {} HTTP/1.1".format(uris.escaped(path)), "Host: " + self._host]
+    def ask(
+        self, path: str, fields: "dict[str, str]", deadline: float, method: str = "GET", body: "bytes | None" = None
+    ) -> Head:
+        """Ask for `path` and read the head of the answer. `deadline`: monotonic seconds."""
+        lines = ["{} {} HTTP/1.1".format(method, uris.escaped(path)), "Host: " + self._host]
         lines += [name + ": " + value for name, value in fields.items()]
-        request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+        lines += [] if body is None else ["Content-Length: {}".format(len(body))]
+        request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace") + (body or b"")
         self.reusable = False
         try:
             self._sock.settimeout(_patience(deadline))

@@ -74,6 +74,16 @@ class Transport:
             uri = redirected(uri, head, may_go)
         raise RegistryError("more than {} redirects, the last one to {}".format(MAX_REDIRECTS - 1, uri[:200]))
 
+    def send(self, method: str, uri: str, fields: "dict[str, str]", body: bytes, deadline: float) -> Response:
+        """The answer to a request with a body, on a connection of its own; no redirect is followed."""
+        where = uris.place(uri)
+        connection = self._connect(where, deadline)
+        try:
+            head = connection.ask(where.path, fields, deadline, method, body)
+            return Response(head.status, head, collected(head, connection.body(head, deadline)), uri)
+        finally:
+            connection.close()
+
     def open(self, uri: str, fields: "dict[str, str]", deadline: float) -> "tuple[Connection, Head]":
         """Ask for `uri` and read the head of the answer. The caller gives the connection back, or closes it."""
         where = uris.place(uri)

@@ -1,7 +1,7 @@
 """One round through the registry's documents, as the node needs them, into the registry state.
 
 The way: base -> node -> its group, slivers, islands -> the slivers' slices and templates -> the slices' groups and
-templates -> the groups' users; and the list of servers (registry API: follow URIs and Link rels).
+templates -> the groups' users; and the lists of servers and hosts (registry API: follow URIs and Link rels).
 
 A document that cannot be had or used this time keeps its last good version, with a problem. Nothing is taken for
 gone but a sliver or slice of which a registry in good health (base and node were read in this round) says
@@ -32,7 +32,7 @@ MAX_DOCUMENTS = 4000
 # After so many requests where the server as such failed, the rest of the round is given up.
 MAX_UNREACHABLE = 3
 ADMIN_ROLES = ("is_group_admin", "is_node_admin", "is_slice_admin")
-LISTS = {"server-list": "server"}
+LISTS = {"server-list": "server", "host-list": "host"}
 # Where the documents of a kind are if no Link says otherwise.
 PLACES = {"node": "nodes/", "sliver": "slivers/", "slice": "slices/", "template": "templates/", "group": "groups/",
           "user": "users/", "island": "islands/", "server": "servers/", "host": "hosts/"}  # fmt: skip
@@ -73,7 +73,7 @@ class Walk:
         self._seen.add(node_uri)
         self.healthy = self._visit(node_uri, "node")
         with self._turn:
-            self._enqueue([(self._collection("server-list", "servers/"), "server-list")])
+            self._enqueue([(self._collection(name, PLACES[kind]), name) for name, kind in LISTS.items()])
         self._crawl()
         return self._gathered.state(node_uri, self._date, self._own, self._links)
 

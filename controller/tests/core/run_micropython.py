@@ -14,6 +14,7 @@ TESTS = (
     "test_core_expiry",
     "test_core_interfaces",
     "test_core_keys",
+    "test_core_overlay",
     "test_core_plan",
     "test_core_plan_damage",
     "test_core_plan_limits",

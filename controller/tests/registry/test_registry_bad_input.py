@@ -322,7 +322,7 @@ def test_an_unusable_server_in_the_list_is_named_and_the_others_are_kept(
 def test_a_list_that_holds_a_document_twice_counts_it_once(node: Any, server: FaultyServer, documents: Any) -> None:
     documents.write("servers/2", json.dumps({**documents.read("servers/1"), "uri": server.base + "servers/1/"}))
     state, _ = node.round()
-    assert state["lists"] == {server.base + "servers/": [server.base + "servers/1/"]}
+    assert state["lists"][server.base + "servers/"] == [server.base + "servers/1/"]
 
 
 def test_a_node_that_names_a_sliver_twice_gets_it_once(node: Any, server: FaultyServer, documents: Any) -> None:

@@ -24,12 +24,12 @@ def test_a_round_reads_what_the_node_needs_and_nothing_else(node: Any, server: F
     state, _ = node.round()
     names = [uri[len(server.base) : -1] for uri in state["docs"]]
     assert names == [
-        "groups/1", "groups/2", "islands/1", "servers/1", "slices/1", "slices/2", "slices/3", "slices/4",
+        "groups/1", "groups/2", "hosts/1", "islands/1", "servers/1", "slices/1", "slices/2", "slices/3", "slices/4",
         "slivers/1", "slivers/2", "slivers/3", "slivers/4", "templates/1", "templates/2", "templates/3",
         "users/1", "users/2", "users/3",
     ]  # fmt: skip
-    assert set(server.requests) == {"/api/", "/api/nodes/1/", "/api/servers/"} | {
-        "/api/" + name + "/" for name in names if name != "servers/1"
+    assert set(server.requests) == {"/api/", "/api/nodes/1/", "/api/servers/", "/api/hosts/"} | {
+        "/api/" + name + "/" for name in names if name not in ("servers/1", "hosts/1")
     }
 
 

@@ -1,0 +1,45 @@
+"""`confine overlay`: the state of the node's overlay, its key, its peers; and the key's way to the registry."""
+
+import sys
+
+from confine.configuration import read_settings
+from confine.control import ask
+from confine.errors import ConfineError
+from confine.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def run(args: "dict[str, Any]", run_dir: str) -> int:
+    """Exit status: 0, or 1 where there is to be an overlay and no peer is reached."""
+    from confine import tables
+
+    paths = Paths(run=run_dir)
+    doc = ask(paths.control, "status")["overlay"]
+    if args["publish"]:
+        return _publish(paths, doc)
+    if args["json"]:
+        from confine.cli import as_json
+
+        sys.stdout.write(as_json(doc))
+    else:
+        sys.stdout.write(tables.overlay(doc, sys.stdout.isatty()))
+    return 1 if doc["asked"] and not any(peer["reachable"] for peer in doc["peers"] if peer["connect"]) else 0
+
+
+def _publish(paths: Paths, doc: "dict[str, Any]") -> int:
+    from confine.registry.publish import publish
+
+    if not doc["pubkey"]:
+        raise ConfineError("the node has no key yet: switch the overlay on with overlay.enabled '1'")
+    if sys.stdin.isatty():
+        import getpass
+
+        token = getpass.getpass("Token of a member who administers this node: ")
+    else:
+        token = sys.stdin.readline(1024)
+    settings, _ = read_settings(paths)
+    sys.stdout.write("The key was given to the registry at {}\n".format(publish(settings, token, doc["pubkey"])))
+    return 0
