@@ -291,6 +291,21 @@ def overlay(facts: Facts) -> "list[Finding]":
     return found or [Finding(OK, "overlay", "{}, reached: {}".format(doc["address"], ", ".join(reached)))]
 
 
+def network(facts: Facts) -> "list[Finding]":
+    """The node's own network is as asked; changes that cut it off were undone."""
+    known = ((facts.status or {}).get("node") or {}).get("network")
+    if known is None:
+        return []
+    state = known["state"]
+    todo = {
+        "undone": "see the errors of the node; when it is mended: confine refresh",
+        "broken": "correct the file: uci show network, uci show firewall, uci show dhcp",
+        "changing": "wait a minute",
+    }
+    said = {"by hand": "network.manage is 0 or the node has no id: its sections are left alone"}.get(state, state)
+    return [Finding(WARN if state in todo else OK, "network", said, todo.get(state, ""))]
+
+
 def confirmed_time(facts: Facts) -> "list[Finding]":
     """Slices expire only by confirmed time."""
     from confine.clock import ntp_date
@@ -337,6 +352,6 @@ def cache(facts: Facts) -> "list[Finding]":
 
 
 CHECKS = (
-    configuration, daemon, registry, overlay, confirmed_time, kernel, cgroups, nftables, tools, data, cache, limits,
-    decided,
+    configuration, daemon, network, registry, overlay, confirmed_time, kernel, cgroups, nftables, tools, data, cache,
+    limits, decided,
 )  # fmt: skip

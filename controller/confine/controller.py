@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from confine.api.server import ApiServer
 
 LOOK_AGAIN_S = 30.0
+CHANGING_S = 2.0  # while a change of the network waits to be confirmed
 STOPPING = ("containers", "stop")
 STOP_TIMEOUT_S = 20.0
 WORKED_FOR = ("uri", "target", "sliver_instance_sn", "slice_instance_sn", "template", "data", "limits", "blocked",
@@ -52,7 +53,9 @@ class Controller:
         self._reader = Reader(paths, settings, log, self._wake)
         self._crew = Crew(self._carry_out, self._finished)
         self._book = DecisionBook(paths)
-        self._machine = Machine(paths, settings, self._journal, self._book, self._reader.fetcher, self._crew.progress)
+        self._machine = Machine(
+            paths, settings, self._journal, self._book, self._reader.fetcher, self._crew.progress, self._reader
+        )
         self._paths = paths
         self._sentences: dict[str, list[str]] = {}
         self._failures = Failures()
@@ -101,6 +104,7 @@ class Controller:
     def _verb(self, verb: str, args: "dict[str, Any]") -> "Any":
         args = verbs.checked(verb, args)
         if verb == "refresh":
+            self._machine.network.forget()
             self._refresh()
             return {"message": "the registry is read now"}
         if verb == "flush":
@@ -301,7 +305,8 @@ class Controller:
     def _pause(self) -> float:
         """Until it is time to look again, or to try again what failed."""
         due = self._failures.due_in(time.monotonic())
-        return LOOK_AGAIN_S if due is None else max(0.1, min(LOOK_AGAIN_S, due))
+        longest = CHANGING_S if self._machine.network.changing() else LOOK_AGAIN_S
+        return longest if due is None else max(0.1, min(longest, due))
 
 
 def held_back(step: Step, decision: Decision) -> bool:

@@ -13,6 +13,7 @@ from confine.drivers.containers import Containers
 from confine.drivers.firewall import Firewall
 from confine.drivers.limits import LimitsDriver
 from confine.drivers.links import Links
+from confine.drivers.network import Network
 from confine.drivers.overlay import Overlay
 from confine.drivers.storage import Storage
 from confine.journal import Journal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from confine.drivers.cache import Fetcher
+    from confine.reader import Reader
 
 
 class Machine:
@@ -38,6 +40,7 @@ class Machine:
         book: DecisionBook,
         fetcher: "Fetcher",
         on_progress: "Callable[[str, str, int, int | None], None]",
+        reader: "Reader | None" = None,
     ) -> None:
         self.paths = paths
         self.journal = journal
@@ -47,6 +50,7 @@ class Machine:
         self.storage = Storage(paths, self.cache, lambda: resolver_lines(settings), reserve)
         self.limits = LimitsDriver(paths)
         self.containers = Containers(paths, settings)
+        self.network = Network(paths, settings, reader)
         self.links = Links(settings)
         self.firewall = Firewall(settings, paths.share, self._to_be_silent)
         self.overlay = Overlay(paths, settings)
@@ -59,6 +63,7 @@ class Machine:
             "limits": self.limits,
             "links": self.links,
             "overlay": self.overlay,
+            "network": self.network,
             "storage": self.storage,
         }
 
@@ -94,6 +99,7 @@ class Machine:
             disk_free_mib=free,
             memory_total_mib=memory_mib(),
             overlay=self.overlay.observe(),
+            network=self.network.observe(),
         )
 
     def usage(self, name: str) -> "dict[str, Any]":

@@ -45,6 +45,7 @@ class Reader:
         self.state, problem = store.load(paths)
         self.last_try: float | None = None
         self.last_read: float | None = None
+        self.read_at: float | None = None  # as last_read, on the monotonic clock
         self.error: str | None = problem
         self._index_error = ""
         self._due = threading.Condition()
@@ -122,6 +123,7 @@ class Reader:
             self._log.info("registry", self._index_error or "its index of this node is followed again")
         self.state = state
         self.last_read = time.time()
+        self.read_at = time.monotonic()
         self.error = None
 
     def _save(self, state: "dict[str, Any]") -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from confine import __version__
+from confine import __version__, clock
 from confine.core import overlay, report
 from confine.core.decisions import parse_sliver
 from confine.core.model import Booking, Desired, Observed
@@ -71,7 +71,7 @@ class Board:
             "version": __version__,
             "time": time.time(),
             "round": rounds,
-            "node": report.node(desired, plan, observed, bookings, self._settings),
+            "node": {**report.node(desired, plan, observed, bookings, self._settings), "clock": self._clock()},
             "registry": self._registry(),
             "overlay": self._overlay(desired, observed),
             "lent": report.lent(observed, bookings, self._settings),
@@ -118,6 +118,9 @@ class Board:
         lent = {"memory_booked": 0, "memory_total": 0, "disk_booked": 0, "disk_total": 0}
         return {"version": __version__, "time": time.time(), "round": 0, "node": node, "registry": self._registry(),
                 "lent": lent, "records": self._recording.status(), "slivers": []}  # fmt: skip
+
+    def _clock(self) -> "dict[str, Any]":
+        return clock.report((self._reader.state or {}).get("date"))
 
     def _registry(self) -> "dict[str, Any]":
         reader = self._reader

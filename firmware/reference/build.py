@@ -114,6 +114,7 @@ def stage_root(base: Path, libuci: Path, stage: Path) -> None:
     put_tree(UPGRADE, stage / UPGRADE_PATH, slim=True)
     (stage / PYTHON_PATH / "confine").symlink_to(f"/{CONTROLLER_PATH}")
     put((HERE / "agent.py").read_bytes(), stage / "usr/libexec/confine-agent.py", 0o644)
+    put((HERE / "netifd_standin.py").read_bytes(), stage / "usr/libexec/netifd-standin.py", 0o644)
     enable_init_scripts(stage)
     root.compile_python(stage, f"/{CONTROLLER_PATH}", f"/{UPGRADE_PATH}", f"/{PYTHON_PATH}/euci")
 

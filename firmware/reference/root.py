@@ -30,8 +30,10 @@ PACKAGES = {
     "micropython": "the core's tests on the device",
     "netbase": "names of protocols and services",
     "nftables": "firewall",
+    "openntpd": "the node's own time",
     "openssl": "keys and certificates",
     "python3": "the controller",
+    "python3-pyroute2": "slivers' interfaces, in a worker; the stand-in for netifd",
     "squashfs-tools": "templates",
     "tinc": "management overlay",
     "xz-utils": "template archives",
@@ -40,11 +42,11 @@ PACKAGES = {
 
 # Dependencies that only serve package installation, systemd, or what busybox does here.
 DROPPED = {
-    "base-passwd", "coreutils", "cpio", "debconf", "dpkg", "dracut-install", "init-system-helpers", "initramfs-tools",
-    "initramfs-tools-bin", "initramfs-tools-core", "klibc-utils", "libdb5.3t64", "libdebconfclient0", "libklibc",
-    "libpam-modules", "libpam-modules-bin", "libpam0g", "libsemanage-common", "libsemanage2", "libsystemd-shared",
-    "linux-base", "login.defs", "lsb-base", "mawk", "media-types", "mount", "passwd", "systemd", "sysvinit-utils",
-    "tar", "tzdata", "udev",
+    "adduser", "base-passwd", "coreutils", "cpio", "debconf", "dpkg", "dracut-install", "init-system-helpers",
+    "initramfs-tools", "initramfs-tools-bin", "initramfs-tools-core", "klibc-utils", "libdb5.3t64", "libdebconfclient0",
+    "libklibc", "libpam-modules", "libpam-modules-bin", "libpam0g", "libsemanage-common", "libsemanage2",
+    "libsystemd-shared", "linux-base", "login.defs", "lsb-base", "mawk", "media-types", "mount", "passwd", "systemd",
+    "sysvinit-utils", "tar", "tzdata", "udev",
 }  # fmt: skip
 
 # Files nobody needs on a node, as patterns below the root.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from confine.api.figures import Machine
 
 MIB = 1024 * 1024
+NETWORK_STATES = ("as asked", "changing", "undone", "broken", "by hand")
 NODE_STATES = ("debug", "failure", "safe", "production")
 
 # name: (type, help)
@@ -27,6 +28,9 @@ FAMILIES = {
     "confine_overlay_up": ("gauge", "1 if the overlay's daemon runs and its interface is as it should be."),
     "confine_overlay_peer_reachable": ("gauge", "1 for a peer of the overlay that is reached."),
     "confine_overlay_peer_seen_seconds": ("gauge", "Time since a peer was last reached."),
+    "confine_network_state": ("gauge", "1 for how the node's own network stands."),
+    "confine_clock_confirmed": ("gauge", "1 for who confirms the node's time: ntp, registry or none."),
+    "confine_clock_error_seconds": ("gauge", "The largest error of the node's time, by NTP's own reckoning."),
     "confine_lent_bytes": ("gauge", "What the node lends to slivers in all."),
     "confine_booked_bytes": ("gauge", "What of it is booked."),
     "confine_slivers": ("gauge", "Slivers by state."),
@@ -148,6 +152,14 @@ def _node(samples: Samples, status: "dict[str, Any]", now: float) -> None:
         samples.add("confine_node_state", int(node.get("state") == state), state=state)
     samples.add("confine_node_errors", len(node.get("errors") or []))
     samples.add("confine_rounds_total", status["round"])
+    stands = (node.get("network") or {}).get("state")
+    for state in NETWORK_STATES if stands is not None else ():
+        samples.add("confine_network_state", int(stands == state), state=state)
+    clock = node.get("clock") or {}
+    for by in ("ntp", "registry", "none") if clock else ():
+        samples.add("confine_clock_confirmed", int((clock["confirmed"] or "none") == by), by=by)
+    error = clock.get("error_ms")
+    samples.add("confine_clock_error_seconds", error / 1000 if error is not None else None)
     read = registry.get("last_read")
     samples.add("confine_registry_age_seconds", max(0.0, float(now - read)) if read is not None else None)
     samples.add("confine_registry_failing", int(registry.get("error") is not None))

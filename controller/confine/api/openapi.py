@@ -103,6 +103,8 @@ SCHEMAS = {
             "api": of("object|null"),
             "cert": MAYBE_TEXT,
             "cn": of("object|null"),
+            "network": of("object|null", "How the node's own network stands: state, local, direct."),
+            "clock": of("object|null", "Who confirms the node's time: ntp, registry or null; and its error in ms."),
         },
         # what the registry alone says is missing until it was read
         optional=(
@@ -114,6 +116,8 @@ SCHEMAS = {
             "api",
             "cert",
             "cn",
+            "network",
+            "clock",
             "addrs",
             "resources",
             "direct_ifaces",

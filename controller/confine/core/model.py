@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from confine.core.network_change import NetworkObserved
+
 # What a slice or sliver asks for, lowest first (registry API: register < deploy < start).
 REGISTER = "register"
 DEPLOY = "deploy"
@@ -349,10 +351,11 @@ class Observed(Record):
     cached: sha256 of verified files in the cache; unpacked: sha256 of templates ready to be mounted.
     bridge, firewall: the node's own parts are as they should be. disk_total_mib, disk_free_mib: of the data
     partition. memory_total_mib: of the machine. overlay: an OverlayFound, None where it is not looked at.
+    network: the node's own network; None: it is not looked after here.
     """
 
     FIELDS = ("slivers", "cached", "unpacked", "bridge", "firewall", "disk_total_mib", "disk_free_mib",
-              "memory_total_mib", "overlay")  # fmt: skip
+              "memory_total_mib", "overlay", "network")  # fmt: skip
 
     def __init__(
         self,
@@ -365,7 +368,9 @@ class Observed(Record):
         disk_free_mib: int,
         memory_total_mib: int,
         overlay: "Any" = None,
+        network: "NetworkObserved | None" = None,
     ) -> None:
+        self.network = network
         self.slivers = slivers
         self.cached = cached
         self.unpacked = unpacked

@@ -1,22 +1,23 @@
 """From what is asked and what is found to the steps that lead there. Pure."""
 
-from confine.core import overlay, states
+from confine.core import network_change, overlay, states
 from confine.core.addressing import parse_hostname
 from confine.core.booking import Ledger
 from confine.core.decisions import Decisions
 from confine.core.model import DEPLOY, REGISTER, Problem, Record, SliverObserved, Step
 from confine.core.reading import mapping, text
 from confine.core.sliver_plan import Case, Round, plan_sliver
+from confine.core.steps import NETWORK, NODE
 from confine.core.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confine.core.decisions import Decision
     from confine.core.model import Booking, Desired, Failure, Observed, SliverTarget
+    from confine.core.network_change import NetworkPlan
     from confine.core.settings import Settings
     from confine.core.sliver_plan import Outcome
 
-NODE = "node"
 FIRST_WAIT_S = 10.0
 LONGEST_WAIT_S = 900.0
 SPREAD = 0.2
@@ -32,12 +33,13 @@ class Plan(Record):
     state to show; node_problems: why. boot_sn_done: write it to the journal *before* carrying out node_steps (a reboot
     among them must not come twice); None: nothing to write. keep: sha256 of all cache files in use, not to be evicted.
     overcome: subjects whose failure may be forgotten; no other may (a step down that succeeds does not end the
-    back-off of the step up that failed). decisions: those that were counted in.
+    back-off of the step up that failed). decisions: those that were counted in. network: how the node's own network
+    stands; None: it is not looked after.
     """
 
     FIELDS = (
         "node_steps", "sliver_steps", "states", "targets", "working", "node_state", "node_problems", "boot_sn_done",
-        "keep", "overcome",
+        "keep", "overcome", "network",
     )  # fmt: skip
 
     def __init__(self, node_state: str, node_problems: "list[Problem]") -> None:
@@ -52,6 +54,7 @@ class Plan(Record):
         self.keep: "list[str]" = []
         self.overcome: "list[str]" = []
         self.decisions = Decisions()
+        self.network: "NetworkPlan | None" = None
 
 
 def plan(
@@ -78,6 +81,7 @@ def plan(
     view = states.node_view(desired, observed, node_failure, settings, own_problems or [])
     result = Plan(view.state, view.problems)
     result.decisions = decisions or Decisions()
+    _plan_network(result, desired, observed, failures.get(NETWORK), settings, now)
     _plan_node(result, desired, observed, node_failure, now, boot_sn_done)
     _plan_overlay(result, desired, observed, failures.get(overlay.OVERLAY), settings, now, wall)
     ledger = Ledger(bookings, observed)
@@ -89,7 +93,7 @@ def plan(
     result.keep = _in_use(result, observed)
     known = set(result.states)
     result.overcome.extend(
-        name for name in sorted(failures) if name not in known and name not in (NODE, overlay.OVERLAY)
+        name for name in sorted(failures) if name not in known and name not in (NODE, NETWORK, overlay.OVERLAY)
     )
     return result
 
@@ -100,6 +104,19 @@ def next_retry(count: int, random01: float) -> float:
     """
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * (1 << min(max(count, 1) - 1, 10)))
     return longest * (1 - SPREAD * random01)
+
+
+def _plan_network(
+    result: Plan, desired: "Desired", observed: "Observed", failure: "Failure | None", settings: "Settings", now: float
+) -> None:
+    """Comes first: what else there is stands on it. Its faults are shown and hold nothing back by themselves."""
+    if observed.network is None:
+        return
+    result.network = network_change.plan(settings, desired.node, observed.network, failure, now)
+    result.node_steps.extend(result.network.steps)
+    result.node_problems.extend(result.network.problems)
+    if result.network.overcome:
+        result.overcome.append(NETWORK)
 
 
 def _plan_node(

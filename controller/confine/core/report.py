@@ -69,6 +69,20 @@ def node(
         "tinc": _tinc(desired, observed, settings),
         "direct_ifaces": list(target.direct_ifaces) if target is not None else [],
         "resources": _node_resources(desired, observed, bookings, settings),
+        "network": _network(plan),
+    }
+
+
+def _network(plan: "Plan") -> "dict[str, Any] | None":
+    """How the node's own network stands: state as in network_change, the community side's device or None, and the
+    direct interfaces that can be used; what is wrong with it is among the node's errors."""
+    if plan.network is None:
+        return None
+    target = plan.network.target
+    return {
+        "state": plan.network.state,
+        "local": target.local if target is not None else None,
+        "direct": list(target.direct) if target is not None else [],
     }
 
 

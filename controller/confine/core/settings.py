@@ -239,8 +239,13 @@ OPTIONS = (
     ("api", "listen", "api_listen", parse_address, None, None, True),
     ("api", "name", "api_names", parse_host_name, None, None, True),
     ("api", "plain_http", "api_plain_http", parse_bool, None, True, False),
+    # The node's own network (core/network.py). manage '0': the owner keeps it by hand. confirm: seconds until a change
+    # that cut the node off is undone.
+    ("network", "manage", "network_manage", parse_bool, None, True, False),
+    ("network", "recovery", "network_recovery", parse_bool, None, True, False),
+    ("network", "confirm", "network_confirm_s", parse_int, (10, 55), 45, False),
 )
-SECTIONS = ("node", "registry", "testbed", "overlay", "policy", "sliver", "record", "api")
+SECTIONS = ("node", "registry", "testbed", "overlay", "policy", "sliver", "record", "api", "network")
 
 
 class Settings(Record):
@@ -308,6 +313,9 @@ class Settings(Record):
     api_listen: "list[str]"
     api_names: "list[str]"
     api_plain_http: bool
+    network_manage: bool
+    network_recovery: bool
+    network_confirm_s: int
 
     def __init__(self, **values: "Any") -> None:
         """All defaults, with `values` over them by attribute name."""

@@ -6,6 +6,7 @@ A driver implements exactly the verbs that stand here for it; a test holds drive
 from confine.core.model import FAIL_ALLOCATE, FAIL_DEPLOY, FAIL_START
 
 NODE = "node"
+NETWORK = "network"  # subject of steps for the node's own network: their failures are kept apart
 ALLOCATE = "allocate"
 DEPLOY = "deploy"
 START = "start"
@@ -13,6 +14,9 @@ DOWN = "down"
 
 # (driver, verb): (phase, what it does). The order is that of bringing a sliver up, then taking it down.
 STEPS = {
+    ("network", "configure"): (NODE, "write the node's own sections into UCI and have them applied"),
+    ("network", "confirm"): (NODE, "keep a change of the network after which all answers as before"),
+    ("network", "undo"): (NODE, "put the network back as it was before a change"),
     ("links", "bridge"): (NODE, "make the bridge of the private interfaces, with its addresses"),
     ("firewall", "install"): (NODE, "put up the node's own nftables tables"),
     ("overlay", "key"): (NODE, "make the node's own key for the tinc overlay"),

@@ -1,8 +1,9 @@
 """The bridge that joins the slivers' private interfaces to the node, and the ports on it.
 
-The bridge carries the node's own addresses X.Y.Z.126/25 and PRIV::1/64 (node API, addressing); the node forwards and
-translates from there (firewall.py). Every port is isolated: it exchanges frames with the node only. What is there is
-read from /sys, /proc and one ioctl; a single `ip -batch` puts it right when it is not.
+The bridge carries the node's own addresses X.Y.Z.126/25 and PRIV::1/64 (node API, addressing) and its management
+address; the node forwards and translates from there (firewall.py). Every port is isolated: it exchanges frames with the
+node only. Usually netifd makes it (network.py); where it did not, or somebody took it away, a single `ip -batch` puts
+it right, and the slivers' ports on it again. What is there is read from /sys, /proc and one ioctl.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import socket
 import struct
 import subprocess
 
-from confine.core import addressing
+from confine.core import addressing, network
 from confine.drivers import cgroups
 from confine.errors import StepError
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from confine.core.model import Step
     from confine.core.settings import Settings
 
-BRIDGE = "br-confine"
+BRIDGE = network.INTERNAL
 PORT_PREFIX = "slv-"
+PRIVATE_ENDING = "-00"  # a sliver's private interface always has this number
 IP_S = 20
 
 IFF_UP = 1
@@ -95,20 +97,23 @@ class Links:
 
     def __init__(self, settings: "Settings") -> None:
         self._ipv4 = addressing.gateway_ipv4(settings.priv_ipv4_prefix24)
-        self._ipv6 = addressing.gateway_ipv6(settings.priv_ipv6_prefix48)
-        node = settings.node_id or 0
-        # Fixed, or it would follow the slivers' interfaces as they come and go. Number 00 is no sliver's.
-        self._mac = f"{settings.mac_prefix16}:{node >> 8:02x}:{node & 255:02x}:00:00"
+        management = network.management_address(settings)
+        ipv6 = [address for address in network.internal_addresses(settings) if ":" in address]
+        self._ipv6 = [*ipv6, management] if management else ipv6
+        self._mac = network.internal_mac(settings)
 
     def bridge_ok(self) -> bool:
         """Whether the bridge, its addresses, ports and the forwarding are as they should be. Starts no process."""
-        return not self._wrong_link() and not self._wrong_sysctls() and not self._open_ports()
+        return not (self._wrong_link() or self._lost_ports() or self._wrong_sysctls() or self._open_ports())
 
     def bridge(self, step: "Step") -> None:
         """Make the bridge, or put right what is wrong with it. StepError names what stays wrong."""
         batch = self._wrong_link()
         if batch:
             _ip(batch)
+        lost = self._lost_ports()
+        if lost:
+            _ip([f"link set dev {port} master {BRIDGE}" for port in lost])
         for path, value in self._wrong_sysctls():
             cgroups.write("/proc/sys/net/" + path, value)
         for port in self._open_ports():
@@ -139,14 +144,15 @@ class Links:
             f"addr replace {self._ipv4}/{addressing.PRIVATE_IPV4_BITS} dev {BRIDGE}",
         ]
         if has_ipv6():  # nodad: there is nobody to ask as long as there are no ports
-            batch.append(f"addr replace {self._ipv6}/{addressing.PRIVATE_IPV6_BITS} dev {BRIDGE} nodad")
+            batch += [f"addr replace {address} dev {BRIDGE} nodad" for address in self._ipv6]
         return batch
 
     def _addresses_right(self) -> bool:
         if ipv4_of(BRIDGE) != (self._ipv4, "255.255.255.128"):
             return False
-        expected = [(self._ipv6, addressing.PRIVATE_IPV6_BITS)] if has_ipv6() else []
-        return ipv6_of(BRIDGE, cgroups.read("/proc/net/if_inet6")) == expected
+        expected = set(self._ipv6) if has_ipv6() else set()
+        found = ipv6_of(BRIDGE, cgroups.read("/proc/net/if_inet6"))
+        return {f"{address}/{bits}" for address, bits in found} == expected
 
     def _wrong_sysctls(self) -> "list[tuple[str, str]]":
         """(path below /proc/sys/net, value) of those to set, in that order; ones the kernel does not have left out.
@@ -159,6 +165,15 @@ class Links:
             if cgroups.read("/proc/sys/net/" + path) not in (value, None):
                 wrong.append((path, value))
         return wrong
+
+    def _lost_ports(self) -> "list[str]":
+        """Slivers' private ports that are on no bridge: theirs was made anew."""
+        try:
+            names = os.listdir("/sys/class/net")
+        except OSError:
+            return []
+        private = [name for name in names if name.startswith(PORT_PREFIX) and name.endswith(PRIVATE_ENDING)]
+        return [name for name in private if not os.path.lexists(f"/sys/class/net/{name}/master")]
 
     def _open_ports(self) -> "list[str]":
         """Slivers' ports on the bridge that are not isolated."""

@@ -1,5 +1,10 @@
 """OpenWrt's configuration, through libuci's own Python binding (pyuci)."""
 
+import os
+import shutil
+import tempfile
+
+from confine.durable import fsync_dir
 from confine.errors import SettingsError
 
 TYPE_CHECKING = False
@@ -34,3 +39,39 @@ def _section(handle: "Any", config: str, name: str, options: "dict[str, Any]") -
     section = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     section[".type"] = handle.get(config, name)
     return section
+
+
+def change(config: str, changes: "dict[str, dict[str, Any] | None]", directory: str = "/etc/config") -> None:
+    """Put named sections of the file `config` as `changes` says: {name: section as load() gives it, or None: remove}.
+
+    All other sections keep their names, options and order; comments do not survive libuci. What a person has set and
+    not committed is neither used nor committed: libuci keeps such deltas in a directory, and here it gets one of its
+    own. The file is replaced as a whole and is on disk when this comes back. SettingsError leaves it as it was.
+    """
+    import uci  # lazy: a C extension
+
+    scratch = tempfile.mkdtemp(prefix="confine-uci-")
+    try:
+        handle = uci.Uci(confdir=directory, savedir=scratch)
+        for name, section in changes.items():
+            handle.delete(config, name)
+            if section is not None:
+                handle.set(config, name, section[".type"])
+                for option, value in section.items():
+                    if option != ".type":
+                        handle.set(config, name, option, tuple(value) if isinstance(value, list) else value)
+        handle.commit(config)
+        fsync_dir(directory)
+    except (uci.UciException, OSError) as error:
+        raise SettingsError("{}/{} cannot be written: {}".format(directory, config, error))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def stamp(config: str, directory: str = "/etc/config") -> "tuple[int, int, int] | None":
+    """Differs when the file `config` does; None if there is none."""
+    try:
+        found = os.stat(os.path.join(directory, config))
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -15,6 +15,8 @@ TESTS = (
     "test_core_interfaces",
     "test_core_keys",
     "test_core_overlay",
+    "test_core_network",
+    "test_core_network_change",
     "test_core_plan",
     "test_core_plan_damage",
     "test_core_plan_limits",

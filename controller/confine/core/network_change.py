@@ -1,0 +1,142 @@
+"""Changes of the node's network: confirmed or undone. Pure.
+
+    nothing on disk   sections differ from what is asked: configure
+    "written"         the daemon or the power was cut off while the change was made: undo
+    "applied"         wait until all that answered before answers again: confirm; if it does not in time: undo
+    "undone"          the same change is not tried again for RETRY_S, unless somebody asks; one that was cut off by
+                      chance (cut: how often in a row) is, MOST_CUTS times
+
+The record lies on disk from before the first file is written until the change is confirmed (drivers/network.py). At the
+start of the node, before its network comes up, an unconfirmed change is undone (undo_network.py).
+"""
+
+from confine.core import network
+from confine.core.model import Problem, Record, Step
+from confine.core.steps import NETWORK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from confine.core.model import Failure, NodeTarget
+    from confine.core.network import NetworkFacts, NetworkTarget, Sections
+    from confine.core.settings import Settings
+
+WRITTEN, APPLIED, UNDONE = "written", "applied", "undone"
+RETRY_S = 6 * 3600.0
+MOST_CUTS = 2
+
+# Words for how the network stands (status, node API).
+AS_ASKED, CHANGING, BY_HAND, BROKEN = "as asked", "changing", "by hand", "broken"
+
+
+class NetworkObserved(Record):
+    """The network and the change under way. change: the record on disk or None. lost: what answered before the change
+    and does not yet again, in words. remaining_s: until it is undone. retry: an undone one may be tried again.
+    ready: it is known whether the registry answers, so that a change can be judged by it."""
+
+    FIELDS = ("facts", "change", "lost", "remaining_s", "retry", "ready")
+
+    def __init__(
+        self,
+        facts: "NetworkFacts",
+        change: "dict[str, Any] | None" = None,
+        lost: "list[str] | None" = None,
+        remaining_s: float = 0.0,
+        retry: bool = False,
+        ready: bool = True,
+    ) -> None:
+        self.facts = facts
+        self.change = change
+        self.lost = lost or []
+        self.remaining_s = remaining_s
+        self.retry = retry
+        self.ready = ready
+
+
+class NetworkPlan(Record):
+    """state: one of the words above, or "undone". steps: to be done now. problems: to be shown. target: what there
+    should be, None if nothing is to be changed. overcome: the last failure may be forgotten."""
+
+    FIELDS = ("state", "steps", "problems", "target")
+
+    def __init__(self, state: str, target: "NetworkTarget | None", problems: "list[Problem]") -> None:
+        self.state = state
+        self.target = target
+        self.problems = problems
+        self.steps: "list[Step]" = []
+        self.overcome = False
+
+
+def plan(
+    settings: "Settings", node: "NodeTarget | None", observed: NetworkObserved, failure: "Failure | None", now: float
+) -> NetworkPlan:
+    """What to do about the network now. failure: the last one of a network step that is not overcome."""
+    target = network.build(settings, node, observed.facts)
+    result = NetworkPlan(BY_HAND if target is None else AS_ASKED, target, list(target.problems) if target else [])
+    for package in sorted(observed.facts.broken):
+        text = observed.facts.broken[package] + ". It is left as it is, and nothing of the network is changed."
+        result.problems.append(Problem("", text))
+        result.state = BROKEN
+    _decide(result, observed)
+    if failure is not None:
+        result.problems.append(Problem("", "network " + failure.verb + " failed: " + failure.message))
+        if failure.retry_at > now:
+            result.steps = [step for step in result.steps if step.verb != failure.verb]
+        result.overcome = not result.steps and result.state != CHANGING and failure.retry_at <= now
+    return result
+
+
+def _decide(result: NetworkPlan, observed: NetworkObserved) -> None:
+    change, target = observed.change, result.target
+    state = change["state"] if change is not None else None
+    if change is not None and state in (WRITTEN, APPLIED):
+        result.state = CHANGING
+        _under_way(result, change, observed)
+    elif target is not None:
+        differing = network.changes(observed.facts.files, target)
+        if not differing:
+            result.problems.extend(network.missing(target, observed.facts))
+        elif change is not None and change.get("wanted") == differing and not observed.retry:
+            result.state = UNDONE
+            again = " It is tried again after some hours, when something else is asked for, or with: confine refresh"
+            result.problems.append(Problem("", "A change of the network was undone: " + change["reason"] + again))
+        elif observed.ready:
+            step = Step("network", "configure", NETWORK, "Network sections differ: " + listed(differing) + ".")
+            step.target = differing
+            result.state = CHANGING
+            result.steps.append(step)
+
+
+def _under_way(result: NetworkPlan, change: "dict[str, Any]", observed: NetworkObserved) -> None:
+    if change["state"] == WRITTEN:
+        result.steps.append(Step("network", "undo", NETWORK, "A change of the network was cut off half-way."))
+    elif not observed.lost:
+        result.steps.append(Step("network", "confirm", NETWORK, "The network was changed and all answers as before."))
+    elif observed.remaining_s <= 0:
+        why = "Cut off by the change of the network: " + ", ".join(observed.lost) + "."
+        result.steps.append(Step("network", "undo", NETWORK, why))
+
+
+def listed(differing: "dict[str, dict[str, Any]]") -> str:
+    """The sections of a change, as a person finds them in UCI."""
+    names = [package + "." + name for package in sorted(differing) for name in sorted(differing[package])]
+    return ", ".join(names[:6]) + (" and " + str(len(names) - 6) + " more" if len(names) > 6 else "")
+
+
+def previous(files: "dict[str, Sections]", differing: "dict[str, dict[str, Any]]") -> "dict[str, dict[str, Any]]":
+    """What the sections of a change are now: the change that undoes it."""
+    return {
+        package: {name: files.get(package, {}).get(name) for name in sections}
+        for package, sections in differing.items()
+    }
+
+
+def remaining(files: "dict[str, Sections]", wanted: "dict[str, dict[str, Any]]") -> "dict[str, dict[str, Any]]":
+    """Those sections of `wanted` that are not so yet. Names that are not ours are left out, whoever wrote them."""
+    found: "dict[str, dict[str, Any]]" = {}
+    for package, sections in wanted.items():
+        for name, section in sections.items():
+            if name.startswith(network.PREFIX) and files.get(package, {}).get(name) != section:
+                found.setdefault(package, {})[name] = section
+    return found

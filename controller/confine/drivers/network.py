@@ -1,0 +1,329 @@
+"""The node's network in UCI: sections of ours written, applied, and undone if they cut the node off.
+
+What there should be is core/network.py's to say, what to do core/network_change.py's. Here: the files, the kernel, the
+record of the change under way. Its order is what survives a power cut at any point:
+
+    configure   record "written" → sections → reload → record "applied"
+    confirm     record removed
+    undo        sections put back → reload → record "undone"
+
+Whether all answers as before is read from the kernel: gateways are asked again for their link addresses. Where the
+registry had been read lately, it must be read again. What did not answer before the change does not count.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+from confine import durable
+from confine.core import network, network_change
+from confine.core.network import INTERNAL, LOCAL, Device, NetworkFacts
+from confine.core.network_change import APPLIED, MOST_CUTS, RETRY_S, UNDONE, WRITTEN, NetworkObserved
+from confine.drivers import cgroups, rtnetlink, uci
+from confine.errors import SettingsError, StepError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from confine.core.model import Step
+    from confine.core.settings import Settings
+    from confine.paths import Paths
+    from confine.reader import Reader
+
+RECORD = "network-change.json"
+RELOAD_S = 30
+COME_UP_S = 15.0
+POLL_S = 0.1
+ASK_AGAIN_S = 5.0
+READ_LATELY = 3  # intervals without a reading that are too many
+MOST_NEIGHBOURS = 8
+FAMILIES = ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6"))
+# What has to be told of a change of which package, where it is there.
+FOLLOWERS = {"firewall": "/etc/init.d/firewall", "dhcp": "/etc/init.d/dnsmasq"}
+RELOADING = ("network", "firewall", "dhcp")  # in this order
+IFF_UP = 1
+SLIVERS = ("slv-", "iso-")  # what the names of slivers' own devices begin with
+
+
+class Network:
+    """Steps `network configure`, `confirm` and `undo`, and what they go by. reader: who reads the registry, or None."""
+
+    def __init__(self, paths: "Paths", settings: "Settings", reader: "Reader | None" = None) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._reader = reader
+        self._files: dict[str, tuple[Any, Any]] = {}  # {package: (stamp, sections or text of the error)}
+        self._asked = 0.0
+        self._applied = 0.0  # by this object, monotonic; 0.0: by a former life of the daemon
+
+    # ---- observation ---------------------------------------------------------------------------------------------
+
+    def observe(self) -> NetworkObserved:
+        """What there is. Starts no process, writes no file; unchanged files are not parsed again."""
+        change = self.record()
+        reader = self._reader
+        observed = NetworkObserved(self._facts(), change)
+        observed.ready = reader is None or reader.read_at is not None or reader.error is not None
+        if change is None:
+            return observed
+        if change["state"] == APPLIED:
+            observed.remaining_s = self._remaining(change)
+            observed.lost = self._lost(change["before"])
+        elif change["state"] == UNDONE:
+            aged = not 0 <= time.time() - change["when"] < RETRY_S
+            observed.retry = aged or 1 <= change["cut"] <= MOST_CUTS
+        return observed
+
+    def changing(self) -> bool:
+        """Whether a change waits to be confirmed: somebody should look again soon."""
+        return os.path.exists(self._record_path()) and (self.record() or {}).get("state") in (WRITTEN, APPLIED)
+
+    def record(self) -> "dict[str, Any] | None":
+        """The change under way or undone, as it lies on disk; None if there is none that can be used."""
+        return read_record(self._record_path())
+
+    def _record_path(self) -> str:
+        return os.path.join(self._paths.etc, RECORD)
+
+    def _facts(self) -> NetworkFacts:
+        files, broken = {}, {}
+        for package in network.PACKAGES:
+            found = self._package(package)
+            if isinstance(found, str):
+                broken[package] = found
+            elif found is not None:
+                files[package] = found
+        uplinks = sorted({device for _, device, _ in rtnetlink.default_routes()})
+        return NetworkFacts(devices(), rtnetlink.addresses(), uplinks, files, broken)
+
+    def _package(self, package: str) -> "Any":
+        """Sections, or why the file cannot be read; None if there is no such file."""
+        stamp = uci.stamp(package, self._paths.uci)
+        if stamp is None:
+            return None
+        known = self._files.get(package)
+        if known is None or known[0] != stamp:
+            try:
+                known = (stamp, uci.load(package, self._paths.uci))
+            except SettingsError as error:
+                known = (stamp, str(error))
+            self._files[package] = known
+        return known[1]
+
+    def _remaining(self, change: "dict[str, Any]") -> float:
+        if change["boot"] != boot_id():
+            return 0.0
+        return float(change["at"]) + self._settings.network_confirm_s - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    # ---- what answers --------------------------------------------------------------------------------------------
+
+    def _answering(self) -> "dict[str, Any]":
+        """What answers now, to be compared with later. IPv4, IPv6: a default gateway does."""
+        known = rtnetlink.neighbours()
+        before: dict[str, Any] = {words: _gateway_answers(family, known, rtnetlink.ALIVE) for family, words in FAMILIES}
+        before["neighbours"] = []
+        if not before["IPv4"] and not before["IPv6"]:
+            states = rtnetlink.ALIVE & ~rtnetlink.NUD_NOARP
+            alive = [key for key, state in sorted(known.items()) if state & states and key[0] not in ("", INTERNAL)]
+            before["neighbours"] = [list(key) for key in alive[:MOST_NEIGHBOURS]]
+        before["registry"] = self._registry_answers()
+        return before
+
+    def _registry_answers(self) -> bool:
+        reader = self._reader
+        if reader is None or reader.error is not None or reader.read_at is None:
+            return False
+        far = any(not uri.startswith("file:") for uri in self._settings.registry_uris)
+        return far and time.monotonic() - reader.read_at < READ_LATELY * self._settings.interval_s
+
+    def _lost(self, before: "dict[str, Any]") -> "list[str]":
+        """Of what answered before, what does not yet again. Asks for it, so that the next look knows more."""
+        self._ask(before)
+        known = rtnetlink.neighbours()
+        lost = [
+            "no default gateway answers by " + words
+            for family, words in FAMILIES
+            if before.get(words) and not _gateway_answers(family, known, rtnetlink.ANSWERS)
+        ]
+        keys = [(str(pair[0]), str(pair[1])) for pair in before.get("neighbours") or []]
+        if keys and not any(known.get(key, 0) & rtnetlink.ANSWERS for key in keys):
+            lost.append("no neighbour answers that did, " + keys[0][1] + " for one")
+        if before.get("registry") and self._reader is not None:
+            read = self._reader.read_at
+            if read is None or read <= self._applied:
+                lost.append("the registry is not read" + (": " + self._reader.error if self._reader.error else ""))
+        return lost
+
+    def _ask(self, before: "dict[str, Any]") -> None:
+        now = time.monotonic()
+        if now - self._asked < ASK_AGAIN_S:
+            return
+        self._asked = now
+        asked = {(device, gateway) for _, device, gateway in rtnetlink.default_routes() if gateway}
+        for device, address in sorted(asked | {(str(d), str(a)) for d, a in before.get("neighbours") or []}):
+            rtnetlink.ask(device, address)
+        if before.get("registry") and self._reader is not None:
+            self._reader.refresh()
+
+    # ---- steps ---------------------------------------------------------------------------------------------------
+
+    def configure(self, step: "Step") -> None:
+        """Write the sections of `step.target` and have them applied; the record says how to undo it."""
+        wanted: dict[str, Any] = step.target or {}
+        files = self._facts().files
+        former = self.record() or {}
+        record = {
+            "state": WRITTEN, "boot": boot_id(), "at": time.clock_gettime(time.CLOCK_BOOTTIME), "when": time.time(),
+            "wanted": wanted, "previous": network_change.previous(files, wanted), "before": self._answering(),
+            "reason": "", "cut": former.get("cut", 0) if former.get("wanted") == wanted else 0,
+        }  # fmt: skip
+        try:
+            durable.make_dir(self._paths.etc, 0o755)
+            durable.write_json(self._record_path(), record)
+            write_sections(files, wanted, self._paths.uci)
+            reload_followers(wanted)
+            self._wait_for_devices(wanted)
+            record["state"] = APPLIED
+            self._applied = time.monotonic()
+            self._asked = 0.0
+            durable.write_json(self._record_path(), record)
+        except (SettingsError, OSError) as error:
+            raise StepError("the network could not be changed: {}".format(error))
+
+    def confirm(self, step: "Step") -> None:
+        """The change holds."""
+        self._remove_record()
+
+    def undo(self, step: "Step") -> None:
+        """Put the sections back as they were, have that applied, and keep why."""
+        record = self.record()
+        if record is None:
+            return
+        try:
+            restore(record, self._paths.uci, reload_followers)
+            cut = record["cut"] + 1 if record["state"] == WRITTEN or record["boot"] != boot_id() else 0
+            record.update(state=UNDONE, when=time.time(), reason=step.why, cut=cut)
+            durable.write_json(self._record_path(), record)
+        except (SettingsError, OSError) as error:
+            raise StepError("the change of the network could not be undone: {}".format(error))
+
+    def forget(self) -> None:
+        """Somebody asked: a change that was undone may be tried again."""
+        if (self.record() or {}).get("state") == UNDONE:
+            self._remove_record()
+
+    def _remove_record(self) -> None:
+        try:
+            durable.remove(self._record_path())
+        except OSError as error:
+            raise StepError("{} cannot be removed: {}".format(self._record_path(), error))
+
+    def _wait_for_devices(self, wanted: "dict[str, Any]") -> None:
+        """Until the devices of the sections written are up: others go on from there. Not coming up is no failure."""
+        names = {str(section.get("device")) for section in (wanted.get("network") or {}).values()
+                 if section and section.get("device")}  # fmt: skip
+        there = {*devices(), INTERNAL, LOCAL}
+        names = {name for name in names if name.rpartition(".")[0] in there or name in there}
+        deadline = time.monotonic() + COME_UP_S
+        while time.monotonic() < deadline and not all(is_up(name) for name in names):
+            time.sleep(POLL_S)
+
+
+def read_record(path: str) -> "dict[str, Any] | None":
+    """A change under way or undone. What cannot be used is as good as none: nothing is known that could be undone."""
+    try:
+        doc = durable.read_json(path)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(doc, dict) or doc.get("state") not in (WRITTEN, APPLIED, UNDONE):
+        return None
+    kinds: dict[str, Any] = {"previous": dict, "wanted": dict, "before": dict, "at": (int, float), "when": (int, float),
+             "boot": str, "reason": str, "cut": int}  # fmt: skip
+    return doc if all(isinstance(doc.get(member), kind) for member, kind in kinds.items()) else None
+
+
+def write_sections(files: "dict[str, Any]", wanted: "dict[str, Any]", directory: str) -> None:
+    """Make our sections in the files what `wanted` says, only those that are not. SettingsError."""
+    for package, sections in network_change.remaining(files, wanted).items():
+        uci.change(package, sections, directory)
+
+
+def restore(record: "dict[str, Any]", directory: str, then: "Any" = None) -> None:
+    """Put the sections of a change back. then(sections): called when they are. SettingsError."""
+    files = {package: uci.load(package, directory) for package in record["previous"]}
+    write_sections(files, record["previous"], directory)
+    if then is not None:
+        then(record["previous"])
+
+
+def reload_followers(changed: "dict[str, Any]") -> None:
+    """Have the network, firewall and resolver take over what changed. StepError if the network's reload cannot be
+    started; what became of it is looked for in the kernel, for netifd's reload always says that it went well."""
+    for package in RELOADING:
+        if package not in changed:
+            continue
+        command = [FOLLOWERS.get(package, ""), "reload"]
+        if package == "network":
+            by_ubus = shutil.which("ubus") is not None
+            command = ["ubus", "call", "network", "reload"] if by_ubus else ["/etc/init.d/network", "reload"]
+        elif not os.path.exists(command[0]):
+            continue
+        _run(command)
+
+
+def _run(command: "list[str]") -> None:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=RELOAD_S, check=False, close_fds=True
+        )
+    except OSError as error:
+        raise StepError("{} cannot be started: {}".format(command[0], error.strerror))
+    except subprocess.TimeoutExpired:
+        raise StepError("{} did not end within {} s".format(" ".join(command), RELOAD_S))
+    if done.returncode != 0:
+        said = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
+        raise StepError("{} failed (status {}): {}".format(" ".join(command), done.returncode, said))
+
+
+def _gateway_answers(family: int, known: "dict[tuple[str, str], int]", states: int) -> bool:
+    """Whether one of the default gateways is in one of `states`; a link without gateways, whether it is up."""
+    for kind, device, gateway in rtnetlink.default_routes():
+        if kind == family and (is_up(device) if gateway is None else known.get((device, gateway), 0) & states):
+            return True
+    return False
+
+
+def devices() -> "dict[str, Device]":
+    """All network devices but slivers' own."""
+    base = "/sys/class/net/"
+    try:
+        names = os.listdir(base)
+    except OSError:
+        return {}
+    return {name: _device(base + name) for name in sorted(names) if not name.startswith(SLIVERS)}
+
+
+def _device(path: str) -> Device:
+    kind = network.BRIDGE if os.path.isdir(path + "/bridge") else network.OTHER
+    if kind == network.OTHER and os.path.exists("/proc/net/vlan/" + os.path.basename(path)):
+        kind = network.VLAN
+    try:
+        master = os.path.basename(os.readlink(path + "/master"))
+    except OSError:
+        master = None
+    up = bool(int(cgroups.read(path + "/flags") or "0", 16) & IFF_UP)
+    # The kernel refuses to say it of a device that is down.
+    return Device(kind, master, cgroups.read(path + "/address") or None, up, cgroups.read(path + "/carrier") == "1")
+
+
+def is_up(name: str) -> bool:
+    """Whether the device is there and switched on."""
+    return bool(int(cgroups.read("/sys/class/net/" + name + "/flags") or "0", 16) & IFF_UP)
+
+
+def boot_id() -> str:
+    """Differs after each start of the kernel."""
+    return cgroups.read("/proc/sys/kernel/random/boot_id") or ""
