@@ -98,6 +98,7 @@ class Controller:
             self._log.warn("node", "steps still run after {:.0f} s: they end with the daemon".format(STOP_TIMEOUT_S))
         self._recording.close()
         self._watch.close()
+        self._machine.close()
         self._log.info("node", "controller stopped, slivers go on" if not self._reload else "reading settings again")
         return self._reload
 
@@ -165,6 +166,7 @@ class Controller:
             self._tell_decisions(plan)
             self._assign(plan, busy)
             self._heed_overlay(observed)
+            self._machine.listen(plan.working)
             self._board.show(desired, plan, observed)
             self._recording.look(self._reader.state, desired, observed)
             self._watch.follow({name for name, found in observed.slivers.items() if found.running})

@@ -2,7 +2,7 @@
 
 import os
 
-from confine.core import steps
+from confine.core import interfaces, steps
 from confine.core.model import MIB, Observed, SliverObserved, Step
 from confine.core.settings import Settings
 from confine.decisions import DecisionBook
@@ -10,9 +10,11 @@ from confine.drivers import ports
 from confine.drivers.boot import Boot
 from confine.drivers.cache import Cache
 from confine.drivers.containers import Containers
+from confine.drivers.dhcp import Leases
 from confine.drivers.firewall import Firewall
+from confine.drivers.interfaces import Interfaces
 from confine.drivers.limits import LimitsDriver
-from confine.drivers.links import Links
+from confine.drivers.links import Links, ipv4_of
 from confine.drivers.network import Network
 from confine.drivers.overlay import Overlay
 from confine.drivers.storage import Storage
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from confine.core.model import Booking, SliverTarget
     from confine.drivers.cache import Fetcher
     from confine.reader import Reader
 
@@ -43,14 +46,17 @@ class Machine:
         reader: "Reader | None" = None,
     ) -> None:
         self.paths = paths
+        self._settings = settings
         self.journal = journal
         self.book = book
         reserve = settings.disk_reserve_mib
         self.cache = Cache(paths, fetcher, settings.cache_max_mib, on_progress, reserve, settings.template_max_mib)
         self.storage = Storage(paths, self.cache, lambda: resolver_lines(settings), reserve)
         self.limits = LimitsDriver(paths)
-        self.containers = Containers(paths, settings)
         self.network = Network(paths, settings, reader)
+        self.interfaces = Interfaces(paths, settings)
+        self.leases = Leases(os.path.join(paths.run, "leases"), self._lease)
+        self.containers = Containers(paths, settings, self.interfaces)
         self.links = Links(settings)
         self.firewall = Firewall(settings, paths.share, self._to_be_silent)
         self.overlay = Overlay(paths, settings)
@@ -59,6 +65,7 @@ class Machine:
             "cache": self.cache,
             "containers": self.containers,
             "firewall": self.firewall,
+            "interfaces": self.interfaces,
             "journal": journal,
             "limits": self.limits,
             "links": self.links,
@@ -86,8 +93,10 @@ class Machine:
     def observe(self) -> Observed:
         """What is there now, read from kernel, LXC and disk. No process is started and no file written."""
         self.storage.snapshot()
-        names = set(self.storage.names()) | set(self.limits.names()) | set(self.journal.bookings())
-        slivers = {name: self._sliver(name) for name in names}
+        self.interfaces.snapshot()
+        bookings = self.journal.bookings()
+        names = set(self.storage.names()) | set(self.limits.names()) | set(bookings)
+        slivers = {name: self._sliver(name, bookings.get(name)) for name in names}
         total, free = self.storage.disk_mib()
         return Observed(
             slivers=slivers,
@@ -100,16 +109,45 @@ class Machine:
             memory_total_mib=memory_mib(),
             overlay=self.overlay.observe(),
             network=self.network.observe(),
+            links=self.interfaces.links,
         )
 
     def usage(self, name: str) -> "dict[str, Any]":
         """What the sliver `name` uses now, as the kernel counts it."""
         return self.limits.usage(name)
 
-    def _sliver(self, name: str) -> SliverObserved:
+    def _sliver(self, name: str, booking: "Booking | None") -> SliverObserved:
         found = self.storage.observe(name)
         self.limits.observe(found)
+        if booking is not None:
+            found.wired = self.interfaces.wired(booking.nr)
+            given, ports = self.leases.now(), found.wired.ports
+            found.wired.leases = {port: given[port].address for port in ports if port in given}
+            found.wired.unleased = {port: self.leases.problems[port] for port in ports if port in self.leases.problems}
         return found
+
+    def listen(self, slivers: "dict[str, SliverTarget]") -> None:
+        """Hear DHCP servers for the interfaces of `slivers` (by name) that may ask for an address. Costs nothing if
+        they are the same as before."""
+        bookings, links = self.journal.bookings(), self.interfaces.links
+        bridge = interfaces.local_bridge(self._settings)
+        ports = {}
+        for name, sliver in slivers.items():
+            if name in bookings and self._settings.public4_proto == "dhcp":
+                made = interfaces.of_sliver(sliver, bookings[name], self._settings)[0]
+                ports.update({one.mac or "": one.port for one in made if one.dhcp})
+        uplinks = sorted(name for name, link in links.items() if link.master == bridge) if ports else []
+        own = ipv4_of(bridge) if ports else None
+        self.leases.watch(ports, uplinks, [own[0]] if own else [])
+
+    def _lease(self, port: str, address: str, seconds: int) -> None:
+        learn = getattr(self.firewall, "lease", None)
+        if learn is not None:
+            learn(port, address, seconds)
+
+    def close(self) -> None:
+        """Nothing of this object goes on."""
+        self.leases.close()
 
 
 def memory_mib() -> int:

@@ -234,7 +234,23 @@ def _bring_up(node: CrashNode) -> None:
     """As new: its template and data have to be fetched again."""
     node.node.sh("cd /srv/confine/cache; for file in objects/* trees/*; do case $(grep -l ${file#*/} "
                  "/srv/confine/slivers/*/allocation.json | wc -l) in 0) rm -rf $file;; esac; done")  # fmt: skip
+    node.write("slivers/3", lambda doc: doc.update(properties={}))
     node.write("slices/3", lambda doc: doc.update(set_state="start"))
+
+
+def _bound(properties: dict[str, str]) -> Callable[[CrashNode], None]:
+    """The sliver asks for these properties: its bandwidth is among them or not."""
+    return lambda node: node.write("slivers/3", lambda doc: doc.update(properties=properties))
+
+
+def _is_bounded(there: bool) -> Callable[[CrashNode], bool]:
+    """Whether the devices are there through which traffic goes that is bounded, and the sliver is at rest."""
+
+    def seen(node: CrashNode) -> bool:
+        found = node.node.sh("ls /sys/class/net; cat /sys/class/net/slv-03-00/ifalias").split()
+        return ("shape-up" in found) is there and ("confine" in found) is there and _is_up(node)
+
+    return seen
 
 
 def _is_up(node: CrashNode) -> bool:
@@ -335,7 +351,11 @@ def _is_frozen(frozen: bool) -> Callable[[CrashNode], bool]:
 
 REBOOT = "the node reboots"
 # What brings the concerned sliver back up from a state that is not "started".
-WAY_BACK = {"registered": "the sliver is brought up", "paused": "the sliver is resumed"}
+WAY_BACK = {
+    "registered": "the sliver is brought up",
+    "paused": "the sliver is resumed",
+    "bounded": "the sliver is unbounded",
+}
 CHANGES = (
     Change(
         "the sliver is removed",
@@ -353,6 +373,21 @@ CHANGES = (
     Change("somebody freezes the sliver", _freeze_by_hand("1"), _is_frozen(False)),
     Change(
         "somebody thaws the paused sliver", _freeze_by_hand("0"), _is_frozen(True), "paused", ("the sliver is paused",)
+    ),
+    Change(
+        "the sliver's bandwidth is bounded",
+        _bound({"egress_kbit": "4000"}),
+        _is_bounded(True),
+        "bounded",
+        ("the sliver is unbounded",),
+    ),
+    Change("the sliver is unbounded", _bound({}), _is_bounded(False), after=("the sliver's bandwidth is bounded",)),
+    Change(
+        "the bounded sliver is removed",
+        _remove,
+        lambda node: node.is_settled(CONCERNED, "registered"),
+        "registered",
+        ("the sliver is brought up", "the sliver's bandwidth is bounded"),
     ),
     Change("documents of the sliver are damaged", _damage_documents, _documents_are_whole),
     Change("bridge and firewall are damaged", _damage_node, _node_is_whole),

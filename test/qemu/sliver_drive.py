@@ -1,7 +1,9 @@
 """Runs in the node: carries out the steps it is asked for with the real drivers, in one process like the daemon's.
 
 Listens on the UNIX socket SOCKET; a request and its answer are one line of JSON each:
-    {"steps": [[driver, verb, nr], ...], "limits": {nr: {...}}, "type": ..., "sha256": ..., "observe": [nr, ...]}
+    {"steps": [[driver, verb, nr], ...], "limits": {nr: {...}}, "type": ..., "sha256": ..., "observe": [nr, ...],
+     "network": {nr: {"interfaces": [[nr, name, type, parent], ...], "tag": ..., "addresses": {...}, "egress_kbit": ...,
+                      "ingress_kbit": ...}}, "settings": {...}}
     {"error": message or null, "seconds": [...], "observed": {nr: {...}}, "usage": {nr: {...}}, ...}
 """
 
@@ -17,6 +19,7 @@ from confine.drivers.boot import Boot
 from confine.drivers.cache import Cache
 from confine.drivers.containers import Containers
 from confine.drivers.firewall import Firewall
+from confine.drivers.interfaces import Interfaces
 from confine.drivers.limits import LimitsDriver
 from confine.drivers.links import Links
 from confine.drivers.storage import Storage
@@ -30,10 +33,12 @@ LIMITS = {"memory_mib": 48, "disk_mib": 24, "cpu_percent": None, "cpu_weight": 1
 paths = Paths()
 settings = Settings(node_id=NODE_ID, mgmt_ipv6_prefix48="fd65:fc41:c50f")
 cache = Cache(paths, None, 512, lambda *_: None)
+wiring = Interfaces(paths, settings)
 drivers = {
     "storage": Storage(paths, cache, lambda: "nameserver 192.168.241.126\n"),
     "limits": LimitsDriver(paths),
-    "containers": Containers(paths, settings),
+    "containers": Containers(paths, settings, wiring),
+    "interfaces": wiring,
     "links": Links(settings),
     "firewall": Firewall(settings),
     "boot": Boot(),
@@ -45,12 +50,16 @@ def make_step(request, driver, verb, nr):
         return Step(driver, verb, "node", "test")
     name = hostname(nr, NODE_ID)
     limits = Limits(**{**LIMITS, **request["limits"].get(str(nr), {})})
+    network = request.get("network", {}).get(str(nr), {})
+    interfaces = [Interface(*words) for words in network.get("interfaces", [[0, "priv", "private", None]])]
     template = Template(1, "test", request["type"], "", request["sha256"], ["x86_64"])
     target = SliverTarget(
         f"{nr}@{NODE_ID}", name, f"https://r/{nr}/", nr, f"slice{nr}", 1, NODE_ID, "", "start", 1, 1, template, None,
-        [Interface(0, "priv", "private", None)], limits, [], None, None, {}, [], False,
+        interfaces, limits, [], None, None, {}, [], False, 0, network.get("egress_kbit"), network.get("ingress_kbit"),
     )  # fmt: skip
-    booking = Booking(target.key, name, nr, limits.memory_mib, limits.disk_mib)
+    booking = Booking(
+        target.key, name, nr, limits.memory_mib, limits.disk_mib, network.get("tag"), network.get("addresses")
+    )
     return Step(driver, verb, name, "test", target, booking)
 
 
@@ -59,11 +68,15 @@ def observe(request, nr):
     if found.allocation:
         found.allocation["limits"].update(request["limits"].get(str(nr), {}))
     drivers["limits"].observe(found)
+    wiring.snapshot()
+    found.wired = wiring.wired(nr)
     return found.as_doc()
 
 
 def answer(request):
     seconds, error = [], None
+    for name, value in request.get("settings", {}).items():
+        setattr(settings, name, value)
     for driver, verb, nr in request["steps"]:
         began = time.monotonic()
         try:

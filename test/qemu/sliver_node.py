@@ -33,13 +33,16 @@ _INITTAB = "::sysinit:/bin/echo booted\n::respawn:/bin/sleep 1000000\n::shutdown
 
 
 class SliverNode:
-    """A virtual node and the slivers 1, 2, ... on it. limits: by number, over the defaults of sliver_drive.py."""
+    """A virtual node and the slivers 1, 2, ... on it. limits, network: by number, settings: over the defaults of
+    sliver_drive.py."""
 
     def __init__(self, node: VirtualNode, sha256: str) -> None:
         self.node = node
         self.sha256 = sha256
         self.type = "generic"
         self.limits: dict[int, dict[str, Any]] = {}
+        self.network: dict[int, dict[str, Any]] = {}
+        self.settings: dict[str, Any] = {}
 
     def drive(
         self, *steps: tuple[str, str, int], observe: tuple[int, ...] = (), timeout: float = 120
@@ -63,6 +66,8 @@ class SliverNode:
             "type": self.type,
             "sha256": self.sha256,
             "observe": observe,
+            "network": {str(nr): values for nr, values in self.network.items()},
+            "settings": self.settings,
         }
         line = self.node.ask(_SOCKET, json.dumps(request).encode() + b"\n", timeout)
         answer: dict[str, Any] = json.loads(line)

@@ -221,7 +221,7 @@ def parent_refused(parent: "str | None", settings: "Settings") -> "str | None":
     """Why `parent` cannot carry isolated interfaces on this node, whatever the registry says; None if it can."""
     if not parent:
         return "it names no direct interface"
-    own = (settings.local_ifname, LOCAL_BRIDGE, INTERNAL_BRIDGE, "lo", "confine")
+    own = (settings.local_ifname, LOCAL_BRIDGE, INTERNAL_BRIDGE, "lo", "confine", "shape-up", "shape-down")
     if parent in own or parent[:4] in ("slv-", "iso-", "tinc"):
         return shown(parent) + " is the node's own network interface, it is never given to slivers"
     if settings.isolated_parents and parent not in settings.isolated_parents:

@@ -21,6 +21,7 @@ EFFECTS = {
     ("limits", "apply"): (("limited", True),),
     ("containers", "start"): (("running", True),),
     ("containers", "stop"): (("running", False),),
+    ("interfaces", "detach"): (("wired", False),),
     ("limits", "remove"): (("limited", False), ("frozen", False)),
     ("limits", "freeze"): (("frozen", True),),
     ("limits", "thaw"): (("frozen", False),),
@@ -53,6 +54,7 @@ class Works:
         self.limited = found.limited
         self.running = found.running
         self.frozen = found.frozen
+        self.wired = needs_detach(found, booking)
         self._cached = list(observed.cached)
         self._unpacked = list(observed.unpacked)
 
@@ -69,6 +71,12 @@ class Works:
         if self.running or self.limited:
             self._halt(why)
             self.add("limits", "remove", why)
+        self.detach(why)
+
+    def detach(self, why: str) -> None:
+        """What outlives the sliver's network namespace goes."""
+        if self.wired and not self.running:
+            self.add("interfaces", "detach", why)
 
     def undeploy(self, why: str) -> None:
         """Down to allocated."""
@@ -84,6 +92,7 @@ class Works:
         if self.running or self.limited:
             self._halt(why)
         self.add("limits", "remove", why)
+        self.detach(why)
         if self.mounted:
             self.add("storage", "unmount", why)
         self.add("storage", "remove", why)
@@ -141,6 +150,14 @@ class Works:
             self._fetch_template()
             self.add("cache", "unpack_template", "Template '" + template.name + "' is not ready to be mounted.")
             self._unpacked.append(template.sha256)
+
+
+def needs_detach(found: "SliverObserved", booking: "Booking | None") -> bool:
+    """Whether something of the sliver's interfaces outlives its processes: VLAN devices, classes, ports of nobody."""
+    wired = found.wired
+    if wired is None or booking is None:
+        return False
+    return bool(wired.vlans or wired.rates or (wired.ports and not found.running and not found.limited))
 
 
 def with_changes(sliver: SliverTarget, **changes: "Any") -> SliverTarget:

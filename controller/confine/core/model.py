@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from confine.core.network_change import NetworkObserved
+    from confine.core.wiring import Link, Wired
 
 # What a slice or sliver asks for, lowest first (registry API: register < deploy < start).
 REGISTER = "register"
@@ -316,7 +317,7 @@ class SliverObserved(Record):
     """
 
     FIELDS = ("name", "allocation", "deployment", "formatted", "mounted", "limited", "running", "limits_held",
-              "init_pid", "frozen", "damaged")  # fmt: skip
+              "init_pid", "frozen", "damaged", "wired")  # fmt: skip
 
     def __init__(
         self,
@@ -331,6 +332,7 @@ class SliverObserved(Record):
         init_pid: "int | None" = None,
         frozen: bool = False,
         damaged: "list[str] | None" = None,
+        wired: "Wired | None" = None,
     ) -> None:
         self.name = name
         self.allocation = allocation
@@ -343,6 +345,7 @@ class SliverObserved(Record):
         self.init_pid = init_pid
         self.frozen = frozen
         self.damaged = damaged if damaged is not None else []
+        self.wired = wired
 
 
 class Observed(Record):
@@ -351,11 +354,11 @@ class Observed(Record):
     cached: sha256 of verified files in the cache; unpacked: sha256 of templates ready to be mounted.
     bridge, firewall: the node's own parts are as they should be. disk_total_mib, disk_free_mib: of the data
     partition. memory_total_mib: of the machine. overlay: an OverlayFound, None where it is not looked at.
-    network: the node's own network; None: it is not looked after here.
+    network: the node's own network; None: it is not looked after here. links: the node's own interfaces by name.
     """
 
     FIELDS = ("slivers", "cached", "unpacked", "bridge", "firewall", "disk_total_mib", "disk_free_mib",
-              "memory_total_mib", "overlay", "network")  # fmt: skip
+              "memory_total_mib", "overlay", "network", "links")  # fmt: skip
 
     def __init__(
         self,
@@ -369,6 +372,7 @@ class Observed(Record):
         memory_total_mib: int,
         overlay: "Any" = None,
         network: "NetworkObserved | None" = None,
+        links: "dict[str, Link] | None" = None,
     ) -> None:
         self.network = network
         self.slivers = slivers
@@ -380,6 +384,7 @@ class Observed(Record):
         self.disk_free_mib = disk_free_mib
         self.memory_total_mib = memory_total_mib
         self.overlay = overlay
+        self.links = links or {}
 
 
 class Step(Record):

@@ -162,7 +162,7 @@ def sliver(
         "decisions": decision.sentences(),
     }
     doc.update(_asked_members(asked, working))
-    doc["interfaces"] = _interfaces(working, booking, settings)
+    doc["interfaces"] = _interfaces(working, booking, settings, observed)
     private = [entry for entry in doc["interfaces"] if entry["type"] == "private"]
     doc["address"] = private[0]["ipv4_addr"] if private else None
     doc["limits"] = _limits(working, found)
@@ -205,7 +205,7 @@ def _asked_members(asked: "SliverTarget | None", working: "SliverTarget | None")
 
 
 def _interfaces(
-    working: "SliverTarget | None", booking: "Booking | None", settings: "Settings"
+    working: "SliverTarget | None", booking: "Booking | None", settings: "Settings", observed: "Observed"
 ) -> "list[dict[str, Any]]":
     """Interfaces with the addresses that the sliver has by its booking; without one, without addresses."""
     if working is None:
@@ -213,19 +213,24 @@ def _interfaces(
     made = {}
     if booking is not None and not is_unknown(working):
         made = {interface.nr: interface for interface in interfaces.of_sliver(working, booking, settings)[0]}
-    return [_interface(asked, made.get(asked.nr)) for asked in working.interfaces]
+    found = observed.slivers.get(working.name)
+    leases = found.wired.leases if found is not None and found.wired is not None else {}
+    return [_interface(asked, made.get(asked.nr), observed, leases) for asked in working.interfaces]
 
 
-def _interface(asked: "Interface", made: "SliverInterface | None") -> "dict[str, Any]":
-    """Members of the node API. An isolated interface has its parent's MAC: the node's own interfaces know it."""
+def _interface(
+    asked: "Interface", made: "SliverInterface | None", observed: "Observed", leases: "dict[str, str]"
+) -> "dict[str, Any]":
+    """Members of the node API. An isolated interface has its parent's MAC, one that asks DHCP the address it got."""
+    parent = observed.links.get(made.parent or "") if made is not None else None
     return {
         "nr": asked.nr,
         "name": asked.name,
         "type": asked.type,
         "parent_name": asked.parent,
         "vlan_tag": made.tag if made is not None else None,
-        "mac_addr": made.mac if made is not None else None,
-        "ipv4_addr": made.ipv4[0] if made is not None and made.ipv4 else None,
+        "mac_addr": parent.mac if parent is not None else made.mac if made is not None else None,
+        "ipv4_addr": (made.ipv4[0] if made.ipv4 else leases.get(made.port)) if made is not None else None,
         "ipv6_addr": made.ipv6[0] if made is not None and made.ipv6 else None,
     }
 

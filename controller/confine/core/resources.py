@@ -19,7 +19,7 @@ DISK = "disk"
 UNIT = "MiB"
 MEMBER = "/resources"
 KBIT_UNIT = "kbit"
-MIN_KBIT, MAX_KBIT = 8, 100000000
+MIN_KBIT, MAX_KBIT = 8, 10000000
 
 
 class Size:

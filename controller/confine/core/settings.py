@@ -167,7 +167,7 @@ HOST_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-."
 MIB = (0, MAX_MIB)
 SIZE = (1, MAX_MIB)
 ID = (1, 0xFFFFFFFFFFFF)
-KBIT = (8, 100000000)
+KBIT = (8, 10000000)
 
 # (section, option, attribute, parser, bounds, default, is a list). Attribute None: known to existing image
 # generators and left to other parts of the node. Sizes are in MiB.

@@ -4,7 +4,7 @@ Down comes first: what must not stay as it is (asked for no longer, to be made a
 up again as far as sliver, node and failures allow. See states.py for what the states mean.
 """
 
-from confine.core import keys, resources, states
+from confine.core import interfaces, keys, resources, states, wiring
 from confine.core.booking import of_allocation
 from confine.core.ladder import Works, as_allocated, with_changes
 from confine.core.model import Problem, SliverObserved
@@ -89,6 +89,8 @@ class Case:
         self.booking = round_.bookings.get(name)
         self.failure = round_.failures.get(name)
         self.refusals: "list[Problem]" = []
+        self.lacking: "list[Problem]" = []  # of its interfaces, while it goes up or runs
+        self.unwired = False  # something of them is to be changed
 
     @property
     def waits(self) -> bool:
@@ -127,6 +129,7 @@ def plan_sliver(case: Case) -> Outcome:
     rest = _at_rest(case, redo) or (bool(case.refusals) and not case.present)
     problems = list(case.sliver.problems) if case.sliver is not None else []
     problems.extend(case.refusals)
+    problems.extend(case.lacking)
     if case.found.running and case.found.limits_held is False:
         problems.append(Problem("", "The limits of the running sliver do not hold: it is stopped."))
     if case.failure is not None and not rest:
@@ -202,7 +205,7 @@ def _at_rest(case: Case, redo: "Redo | None") -> bool:
         return not case.present
     found = case.found
     here = states.level(found) == case.want and redo is None and not case.keys_differ()
-    here = here and (not found.running or found.frozen == (case.decision.pause is not None))
+    here = here and not case.unwired and (not found.running or found.frozen == (case.decision.pause is not None))
     return here and found.limits_held is not False and (case.want == STARTED or not found.limited)
 
 
@@ -223,7 +226,36 @@ def _go(case: Case, works: Works, redo: "Redo | None", working: "SliverTarget | 
     fresh = redo is not None and redo.fresh
     if not case.round.view.hold and (fresh or not case.waits) and working is not None:
         _climb(case, works, working)
+    if working is not None and works.running:
+        _wire(case, works, working)
+    if not works.running and not works.steps:
+        works.detach("The sliver does not run.")
     _freeze_or_thaw(case, works)
+
+
+def _wire(case: Case, works: Works, working: "SliverTarget") -> None:
+    """A running sliver's interfaces follow what is asked, one by one: the others stay as they are."""
+    booking, wired = works.booking, case.found.wired
+    if booking is None or is_unknown(working):
+        return
+    settings, links = case.round.settings, case.round.observed.links
+    made, problems = interfaces.of_sliver(working, booking, settings)
+    said = [problem.member for problem in case.lacking]
+    case.lacking.extend(problem for problem in problems if problem.member not in said)
+    ready = []
+    for interface in made:
+        waits = wiring.waits_for(interface, links, settings) if wired is not None else None
+        if waits is None:
+            ready.append(interface)
+            waits = wiring.unleased(interface, wired) if wired is not None else None
+        if waits is not None:
+            case.lacking.append(Problem("/interfaces", interface.name + " (" + interface.type + "): " + waits + "."))
+    if wired is None or not case.found.running:
+        return
+    why = wiring.differs(ready, wired, wiring.shape(working, settings))
+    case.unwired = why is not None
+    if why is not None and not case.waits and not case.round.view.hold:
+        works.add("interfaces", "attach", why)
 
 
 def _freeze_or_thaw(case: Case, works: Works) -> None:
@@ -322,10 +354,20 @@ def _give_back(case: Case, works: Works) -> None:
 
 def _rebook(case: Case, works: Works) -> None:
     """A booking that was lost, or never written, is what the allocation on disk says."""
-    held = case.round.ledger.entries.get(case.name)
-    if held is not None and held.nr and held != case.booking:
+    ledger = case.round.ledger
+    held = ledger.entries.get(case.name)
+    if held is None or not held.nr:
+        return
+    why = "The booking of what is allocated is missing in the journal."
+    if held == case.booking:
+        why = "Its VLAN tag or public addresses changed."
+    if works.sliver is not None and not is_unknown(works.sliver):
+        held, refused, waiting = ledger.with_network(works.sliver, held, case.round.settings)
+        ledger.entries[case.name] = held
+        case.lacking = refused + waiting
+    if held != case.booking:
         works.booking = held
-        works.add("journal", "book", "The booking of what is allocated is missing in the journal.")
+        works.add("journal", "book", why)
 
 
 def _redo(case: Case) -> "Redo | None":

@@ -3,7 +3,7 @@
 Programs are started for nothing but `lxc-start` itself: state is read from cgroups and /proc, signals go through
 pidfds, waiting is polling with deadlines. The limits are set before, by limits.py, on a cgroup above LXC's.
 
-So far an interface of type private is made; others are left out, and belong into `interfaces()`.
+LXC makes a sliver's private interface; for others it runs the worker as a hook (interfaces.py).
 """
 
 import os
@@ -12,16 +12,21 @@ import signal
 import subprocess
 import time
 
+from confine import durable
 from confine.core import addressing
 from confine.drivers import cgroups, links, lxcconfig
-from confine.drivers.lxcconfig import CAPABILITIES, Container, PrivateInterface
+from confine.drivers.interfaces import Interfaces, command
+from confine.drivers.lxcconfig import CAPABILITIES, Container
 from confine.drivers.ports import silence
 from confine.errors import StepError
 from confine.paths import Paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from confine.core.model import Interface, SliverTarget, Step
+    from typing import Any
+
+    from confine.core.interfaces import SliverInterface
+    from confine.core.model import SliverTarget, Step
     from confine.core.settings import Settings
 
 START_S = 60  # for lxc-start as a whole, on the slowest boards
@@ -31,6 +36,7 @@ STOP_S = 10  # for the sliver to halt in order
 KILL_S = 10
 CLEAN_UP_S = 10  # for LXC's monitor to clean up behind a sliver
 LOG_END = 8000
+JOB, DONE = "interfaces", ".done"  # beside LXC's configuration: for the worker, and its answer
 
 # Signals that make an init halt, best first: systemd's halt, then what LXC, busybox, procd and sysvinit take, then what
 # a plain program takes (busybox restarts at it).
@@ -39,33 +45,12 @@ HALT_SIGNALS = (signal.SIGRTMIN + 3, signal.SIGPWR, signal.SIGTERM)
 SECCOMP_FILTER = 2  # "Seccomp:" in /proc/<pid>/status
 
 
-def interfaces(sliver: "SliverTarget", nr: int, settings: "Settings") -> "list[PrivateInterface]":
-    """The interfaces to make for `sliver` with number `nr`. Types other than private are left out for now."""
-    return [_private(interface, sliver, nr, settings) for interface in sliver.interfaces if interface.type == "private"]
-
-
-def _private(interface: "Interface", sliver: "SliverTarget", nr: int, settings: "Settings") -> PrivateInterface:
-    prefix24, prefix48 = settings.priv_ipv4_prefix24, settings.priv_ipv6_prefix48
-    ipv4 = addressing.sliver_private_ipv4(prefix24, nr)
-    ipv6 = addressing.sliver_private_ipv6(prefix48, sliver.slice_id, interface.nr)
-    return PrivateInterface(
-        name=interface.name,
-        veth=addressing.veth(nr, interface.nr),
-        bridge=links.BRIDGE,
-        mac=addressing.mac(settings.mac_prefix16, sliver.node_id, nr, interface.nr),
-        ipv4=f"{ipv4}/{addressing.PRIVATE_IPV4_BITS}",
-        gateway4=addressing.gateway_ipv4(prefix24),
-        ipv6=f"{ipv6}/{addressing.PRIVATE_IPV6_BITS}",
-        gateway6=addressing.gateway_ipv6(prefix48),
-    )
-
-
 class Containers:
     """Steps `containers start` and `containers stop`."""
 
-    def __init__(self, paths: Paths, settings: "Settings") -> None:
+    def __init__(self, paths: Paths, settings: "Settings", interfaces: "Interfaces | None" = None) -> None:
         self._paths = paths
-        self._settings = settings
+        self._interfaces = interfaces or Interfaces(paths, settings)
         # LXC's own path lies in memory: what is there lives as long as the container. The sliver's root has to be
         # able to look into it, and has no business in the data directory.
         self._lxc = os.path.join(paths.run, "lxc")
@@ -84,11 +69,13 @@ class Containers:
         name = step.subject
         if not os.path.isdir(self._limited(name)):
             raise StepError(f"sliver {name} has no cgroup with limits yet: it is not started without them")
-        ports = [interface.veth for interface in interfaces(sliver, booking.nr, self._settings)]
+        private, job = self._interfaces.at_start(sliver, booking)
+        ports = [interface.port for interface in private]
         restarting = self._running(name)
         if not restarting:
             self._clear(name)
-            self._launch(name, lxcconfig.render(self._container(sliver, booking.nr)))
+            hook = self._hook(name, job)
+            self._launch(name, lxcconfig.render(self._container(sliver, booking.nr, private, hook)))
             self._await_init(name)
         try:
             self._check(name, booking.nr, ports, RESTART_S if restarting else 0)
@@ -150,7 +137,16 @@ class Containers:
                 pids.append(pid)
         return pids
 
-    def _container(self, sliver: "SliverTarget", nr: int) -> Container:
+    def _hook(self, name: str, job: "dict[str, Any] | None") -> str:
+        """Leave the job for the worker, which LXC runs whenever it starts the sliver; its command line, "" if none."""
+        if job is None:
+            return ""
+        path = os.path.join(self._lxc, name, JOB)
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        durable.write_json(path, job)
+        return " ".join(command(path))
+
+    def _container(self, sliver: "SliverTarget", nr: int, private: "list[SliverInterface]", hook: str) -> Container:
         return Container(
             name=sliver.name,
             root=os.path.join(self._paths.mounts, "slivers", sliver.name, "root"),
@@ -161,7 +157,8 @@ class Containers:
             seccomp=os.path.join(self._paths.share, "sliver.seccomp"),
             port_script=os.path.join(self._paths.share, "isolate-port"),
             apparmor=cgroups.read("/sys/module/apparmor/parameters/enabled") == "Y",
-            interfaces=interfaces(sliver, nr, self._settings),
+            interfaces=private,
+            hook=hook,
         )
 
     def _launch(self, name: str, config: str) -> None:
@@ -190,9 +187,17 @@ class Containers:
             self._clear(name)
             raise StepError(f"lxc-start of sliver {name} took longer than {START_S} s: {said}")
         if status != 0:
-            said = errors_of_lxc(_read_end(log))
+            said = self._said_by_worker(name) or errors_of_lxc(_read_end(log))
             self._clear(name)
             raise StepError(f"lxc-start of sliver {name} failed (status {status}): {said}")
+
+    def _said_by_worker(self, name: str) -> str:
+        """Why the worker did not let the sliver start; "" if it did."""
+        try:
+            answer = durable.read_json(os.path.join(self._lxc, name, JOB + DONE))
+        except ValueError:
+            return ""
+        return str((answer or {}).get("failed") or "")
 
     def _await_init(self, name: str) -> None:
         limited = self._limited(name)
@@ -232,8 +237,8 @@ class Containers:
         if not cgroups.wait_until(gone, time.monotonic() + CLEAN_UP_S):
             for veth in veths:
                 links.delete(veth)
-        for path in (config, os.path.join(self._lxc, name, "log")):
-            _unlink(path)
+        for file in ("config", "log", JOB, JOB + DONE):
+            _unlink(os.path.join(self._lxc, name, file))
         _rmdir(os.path.dirname(config))
 
 

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confine.core.interfaces import SliverInterface
+
 # Capabilities inside the sliver's own user namespace, and their numbers (capability.h). No sys_admin: a sliver neither
 # mounts nor makes namespaces. sys_boot only ends the sliver's own init: without it an orderly halt never ends.
 CAPABILITIES = {
@@ -50,27 +52,12 @@ TYPES = {
 }
 
 
-class PrivateInterface:
-    """A sliver's interface on the node's private bridge. Addresses with their prefix length, gateways without."""
-
-    def __init__(
-        self, name: str, veth: str, bridge: str, mac: str, ipv4: str, gateway4: str, ipv6: str, gateway6: str
-    ) -> None:
-        self.name = name
-        self.veth = veth
-        self.bridge = bridge
-        self.mac = mac
-        self.ipv4 = ipv4
-        self.gateway4 = gateway4
-        self.ipv6 = ipv6
-        self.gateway6 = gateway6
-
-
 class Container:
     """All that the configuration of one sliver is made from.
 
     memory_mib: bounds its temporary file systems. seccomp: path of the policy. port_script: path of the program that
-    isolates the sliver's port before it starts. apparmor: whether the kernel has AppArmor switched on.
+    isolates the sliver's port before it starts. interfaces: private ones. hook: command that makes the others right
+    before the sliver's init begins, or "". apparmor: whether the kernel has AppArmor switched on.
     """
 
     def __init__(
@@ -84,7 +71,8 @@ class Container:
         seccomp: str,
         port_script: str,
         apparmor: bool,
-        interfaces: "Sequence[PrivateInterface]",
+        interfaces: "Sequence[SliverInterface]",
+        hook: str = "",
     ) -> None:
         self.name = name
         self.root = root
@@ -96,6 +84,7 @@ class Container:
         self.port_script = port_script
         self.apparmor = apparmor
         self.interfaces = interfaces
+        self.hook = hook
 
 
 def template_type(name: str) -> TemplateType:
@@ -112,6 +101,8 @@ def render(container: Container) -> str:
     lines += _mounts(container, kind) + _terminals(container, kind)
     for index, interface in enumerate(container.interfaces):
         lines += _network(index, interface, container.port_script)
+    if container.hook:
+        lines.append(("lxc.hook.start-host", container.hook))
     return "".join(f"{key} = {checked(key, value)}\n" for key, value in lines)
 
 
@@ -191,7 +182,7 @@ def _terminals(container: Container, kind: TemplateType) -> "list[tuple[str, str
     ]
 
 
-def _network(index: int, interface: PrivateInterface, port_script: str) -> "list[tuple[str, str]]":
+def _network(index: int, interface: "SliverInterface", port_script: str) -> "list[tuple[str, str]]":
     """LXC runs the script each time it has made the veth, also when the sliver restarts itself."""
     name = interface.name
     letters = name.rstrip("0123456789")
@@ -206,15 +197,16 @@ def _network(index: int, interface: PrivateInterface, port_script: str) -> "list
     prefix = f"lxc.net.{index}."
     lines = [
         ("type", "veth"),
-        ("link", interface.bridge),
+        ("link", interface.bridge or ""),
         ("flags", "up"),
         ("name", name),
-        ("hwaddr", interface.mac),
-        ("veth.pair", interface.veth),
-        ("ipv4.address", interface.ipv4),
-        ("ipv4.gateway", interface.gateway4),
-        ("ipv6.address", interface.ipv6),
-        ("ipv6.gateway", interface.gateway6),
-        ("script.up", _path("script.up", port_script)),
+        ("hwaddr", interface.mac or ""),
+        ("veth.pair", interface.port),
+        ("ipv4.address", interface.ipv4[0]),
+        ("ipv6.address", interface.ipv6[0]),
     ]
+    for destination, gateway, metric in interface.routes:
+        if gateway is not None and not metric:  # the worker makes those that give way to others: LXC knows no metric
+            lines.append(("ipv6.gateway" if ":" in destination else "ipv4.gateway", gateway))
+    lines.append(("script.up", _path("script.up", port_script)))
     return [(prefix + key, value) for key, value in lines]

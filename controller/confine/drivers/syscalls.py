@@ -37,6 +37,7 @@ def _library() -> "Any":
         _libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
         _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
         _libc.syncfs.argtypes = [ctypes.c_int]
+        _libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
     return _libc
 
 
@@ -81,6 +82,11 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
 def umount2(target: str, flags: int) -> None:
     """umount2(2)."""
     _checked(int(_library().umount2(target.encode(), flags)), target)
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Have this thread in the namespace `descriptor` stands for. (os.setns came with Python 3.12.)"""
+    _checked(int(_library().setns(descriptor, kind)), "setns")
 
 
 def syncfs(descriptor: int) -> None:

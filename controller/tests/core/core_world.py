@@ -3,7 +3,7 @@
 Stays in the MicroPython subset, as the tests that use it do.
 """
 
-from confine.core import addressing, keys, resources
+from confine.core import addressing, interfaces, keys, resources, wiring
 from confine.core.decisions import Decisions
 from confine.core.model import (
     START,
@@ -142,6 +142,7 @@ class World:
         self.decisions = Decisions()
         self.fails: "set[tuple[str, str]]" = set()
         self.done: "list[tuple[str, str, str]]" = []
+        self.wires = False  # whether interfaces are looked at and made
 
     # One round as the daemon does it
 
@@ -316,6 +317,26 @@ class World:
         need(self.observed.bridge and self.observed.firewall, "start on a node that is not ready")
         need(not found.running, "start of what runs")
         found.running, found.limits_held, found.init_pid = True, True, 77
+        if self.wires:
+            self.interfaces_attach(step)
+
+    def interfaces_attach(self, step: "Step") -> None:
+        found, sliver, booking = self.found(step.subject), step.sliver, step.booking
+        need(found.running and sliver is not None and booking is not None, "interfaces of what does not run")
+        shape = wiring.shape(sliver, self.settings)  # type: ignore[arg-type]
+        found.wired = wiring.Wired({}, {}, {})
+        for one in interfaces.of_sliver(sliver, booking, self.settings)[0]:  # type: ignore[arg-type]
+            if wiring.waits_for(one, self.observed.links, self.settings) is None:
+                found.wired.ports[one.port] = wiring.Port(one.bridge, one.bridge is not None, wiring.mark(one, shape))
+                if one.vlan is not None:
+                    found.wired.vlans[one.vlan] = (one.parent, one.tag)  # type: ignore[assignment]
+        for direction, rates in shape.items():
+            if rates is not None:
+                found.wired.rates[direction] = (rates["rate"], rates["ceil"], rates["total"])
+
+    def interfaces_detach(self, step: "Step") -> None:
+        need(not self.found(step.subject).running, "interfaces taken from what runs")
+        self.found(step.subject).wired = None
 
     def limits_verify(self, step: "Step") -> None:
         need(self.found(step.subject).running, "verify of what does not run")
@@ -330,6 +351,8 @@ class World:
     def containers_stop(self, step: "Step") -> None:
         found = self.found(step.subject)
         found.running, found.limits_held, found.init_pid = False, None, None
+        if found.wired is not None:
+            found.wired.ports = {}  # they go with the sliver's network namespace
 
     def limits_remove(self, step: "Step") -> None:
         need(not self.found(step.subject).running, "limits taken from what runs")

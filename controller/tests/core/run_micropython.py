@@ -26,6 +26,7 @@ TESTS = (
     "test_core_settings",
     "test_core_states",
     "test_core_text",
+    "test_core_wiring",
 )
 
 

@@ -6,23 +6,28 @@ import subprocess
 
 import pytest
 
-from confine.core.model import Interface, Limits, SliverTarget, Template
+from confine.core.interfaces import SliverInterface
+from confine.core.model import Booking, Interface, Limits, SliverTarget, Template
 from confine.core.settings import Settings
+from confine.core.wiring import Link
 from confine.drivers import containers, lxcconfig
-from confine.drivers.lxcconfig import Container, PrivateInterface, render
+from confine.drivers.interfaces import Interfaces
+from confine.drivers.lxcconfig import Container, render
 from confine.errors import StepError
+from confine.paths import Paths
 
 NAME = "00000000000a_0012"
 SETTINGS = Settings(node_id=0x12)
 
 
 def private(**changes):
-    values = {
-        "name": "eth0", "veth": "slv-07-00", "bridge": "br-confine", "mac": "54:c0:00:12:07:00",
-        "ipv4": "192.168.241.7/25", "gateway4": "192.168.241.126",
-        "ipv6": "fdbd:e804:6aa9:0:1000::a/64", "gateway6": "fdbd:e804:6aa9::1",
-    }  # fmt: skip
-    return PrivateInterface(**{**values, **changes})
+    made = SliverInterface(NAME, 10, 7, 0, "eth0", "private", "slv-07-00")
+    made.bridge, made.mac = "br-confine", "54:c0:00:12:07:00"
+    made.ipv4, made.ipv6 = ["192.168.241.7/25"], ["fdbd:e804:6aa9:0:1000::a/64"]
+    made.routes = [("0.0.0.0/0", "192.168.241.126", 0), ("::/0", "fdbd:e804:6aa9::1", 0)]
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
 
 
 def container(**changes):
@@ -84,8 +89,8 @@ lxc.net.0.name = eth0
 lxc.net.0.hwaddr = 54:c0:00:12:07:00
 lxc.net.0.veth.pair = slv-07-00
 lxc.net.0.ipv4.address = 192.168.241.7/25
-lxc.net.0.ipv4.gateway = 192.168.241.126
 lxc.net.0.ipv6.address = fdbd:e804:6aa9:0:1000::a/64
+lxc.net.0.ipv4.gateway = 192.168.241.126
 lxc.net.0.ipv6.gateway = fdbd:e804:6aa9::1
 lxc.net.0.script.up = /usr/lib/confine/share/isolate-port
 """
@@ -131,7 +136,7 @@ def test_the_apparmor_key_is_written_only_where_the_kernel_has_it_enabled():
         {"interfaces": [private(name="a" * 11)]},
         {"interfaces": [private(name="0")]},
         {"interfaces": [private(mac="54:c0\n")]},
-        {"interfaces": [private(veth='"slv')]},
+        {"interfaces": [private(port='"slv')]},
     ],
 )
 def test_a_value_that_would_break_out_of_its_line_is_refused(changes):
@@ -139,14 +144,31 @@ def test_a_value_that_would_break_out_of_its_line_is_refused(changes):
         render(container(**changes))
 
 
-def test_interfaces_of_other_types_are_left_out_and_the_private_one_has_its_addresses():
-    interfaces = [Interface(0, "priv", "private", None), Interface(1, "mgmt0", "management", None)]
-    sliver = SliverTarget(
+def target(*interfaces):
+    return SliverTarget(
         "10@18", NAME, "u", 10, "s", 1, 0x12, "", "start", 1, 1, Template(1, "t", "debian", "u", "0" * 64, []), None,
-        interfaces, Limits(64, 64, None, 100, 64, None, None), [], None, None, {}, [], False,
+        list(interfaces), Limits(64, 64, None, 100, 64, None, None), [], None, None, {}, [], False,
     )  # fmt: skip
-    made = containers.interfaces(sliver, 7, SETTINGS)
-    assert [vars(interface) for interface in made] == [vars(private(name="priv"))]
+
+
+def test_lxc_makes_a_private_interface_alone_and_has_the_worker_make_others(tmp_path):
+    driver = Interfaces(Paths(run=str(tmp_path)), Settings(node_id=0x12, mgmt_ipv6_prefix48="fd65:fc41:c50f"))
+    booking = Booking("10@18", NAME, 7, 64, 64)
+    driver.snapshot = lambda: None
+    driver.links = {"br-confine": Link(True, None, "", True, True)}
+    private_only = target(Interface(0, "eth0", "private", None))
+    assert driver.at_start(private_only, booking) == ([private()], None)
+    both = target(*private_only.interfaces, Interface(1, "mgmt0", "management", None))
+    made, job = driver.at_start(both, booking)
+    assert made == [private()]
+    assert [wanted["port"] for wanted in job["wanted"]] == ["slv-07-00", "slv-07-01"]
+    assert job["cgroup"] == "/confine/" + NAME
+
+
+def test_a_default_route_that_gives_way_to_another_is_left_to_the_worker():
+    text = render(container(interfaces=[private(routes=[("0.0.0.0/0", "192.168.241.126", 2048)])], hook="env a b"))
+    assert lines(text, "lxc.net.0.ipv4.gateway") == []
+    assert lines(text, "lxc.hook.start-host") == ["env a b"]
 
 
 def mask(*signals):
