@@ -27,7 +27,7 @@ help: ## this list
 run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itself, exit status says how it went)
 	@$(SUDO) $(PYTHON) test/qemu/run.py
 
-test: image ## all tests, virtual nodes included
+test: image build/stamp/browser ## all tests, virtual nodes included
 	$(TEST) -m "not torture" --durations=15
 
 torture: image ## what takes longer than make test: crash points, fuzzing, load (SEED=N repeats a run, ARGS="-k crash" a part)
@@ -71,6 +71,12 @@ build/stamp/venv: tools/requirements.txt | build/stamp/packages
 	@echo "Python environment in .venv"
 	@/usr/bin/python3 -m venv --clear .venv
 	@$(VENV)/pip install --quiet --disable-pip-version-check -r tools/requirements.txt
+	@touch $@
+
+# Only tests of pages need it, and it is large.
+build/stamp/browser: tools/browser-packages.txt tools/browser-requirements.txt build/stamp/venv
+	@$(SUDO) sh tools/install-packages.sh tools/browser-packages.txt
+	@$(VENV)/pip install --quiet --disable-pip-version-check -r tools/browser-requirements.txt
 	@touch $@
 
 build/stamp/uci: build/stamp/venv $(wildcard firmware/reference/uci*) firmware/reference/micropython.py

@@ -211,6 +211,18 @@ def _overlay(args: "dict[str, Any]", run: str) -> int:
     return cli_overlay.run(args, run)
 
 
+def _setup(args: "dict[str, Any]", run: str) -> int:
+    from confine import join
+
+    return join.run(args, run)
+
+
+def _settings(args: "dict[str, Any]", run: str) -> int:
+    from confine import cli_settings
+
+    return cli_settings.run(args, run)
+
+
 def _completion(args: "dict[str, Any]", run: str) -> int:
     from confine import completion
 
@@ -240,6 +252,8 @@ VERBS = {
     "history": _history,
     "figures": _figures,
     "completion": _completion,
+    "settings": _settings,
+    "setup": _setup,
 }
 
 if __name__ == "__main__":

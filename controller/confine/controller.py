@@ -64,7 +64,7 @@ class Controller:
         self._stopping = False
         self._reload = False
         self._watch = Watch(paths.cgroup, self._wake_read)
-        self._recording = Recording(paths, settings, self._journal, self._machine.usage)
+        self._recording = Recording(paths, settings, self._journal, self._machine.limits.usage)
         self._board = Board(settings, self._machine, self._journal, self._reader, self._crew, self._recording)
 
     # ---- from outside -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from confine.drivers.links import Links, ipv4_of
 from confine.drivers.network import Network
 from confine.drivers.overlay import Overlay
 from confine.drivers.storage import Storage
+from confine.drivers.usage import disk_and_traffic
 from confine.journal import Journal
 from confine.paths import Paths
 from confine.stop import patterns_of
@@ -114,7 +115,11 @@ class Machine:
 
     def usage(self, name: str) -> "dict[str, Any]":
         """What the sliver `name` uses now, as the kernel counts it."""
-        return self.limits.usage(name)
+        found = self.limits.usage(name)
+        booking = self.journal.bookings().get(name)
+        if booking is not None:
+            found.update(disk_and_traffic(self.paths, name, booking.nr))
+        return found
 
     def _sliver(self, name: str, booking: "Booking | None") -> SliverObserved:
         found = self.storage.observe(name)

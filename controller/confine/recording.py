@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Recording:
-    """One life of the daemon's records, from `start()` to `close()`. usage: `Machine.usage`."""
+    """One life of the daemon's records, from `start()` to `close()`. usage: `LimitsDriver.usage`."""
 
     def __init__(
         self, paths: Paths, settings: Settings, journal: Journal, usage: "Callable[[str], dict[str, Any]]"

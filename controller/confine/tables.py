@@ -221,6 +221,21 @@ def check(findings: "list[dict[str, str]]", colour: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def settings(doc: "dict[str, Any]") -> str:
+    """The settings in force, then what cannot be used."""
+    rows = [[name, _value(value)] for name, value in sorted(doc["settings"].items())]
+    wrong = ["{} {}".format(one["member"], one["message"]).strip() for one in doc["problems"]]
+    return "\n".join([*table(rows), *wrong]) + "\n"
+
+
+def _value(value: "Any") -> str:
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
 def stops(doc: "dict[str, Any]", whole: bool) -> str:
     """What is stopped, and what it was doing. whole: all of the evidence, not only a line of it."""
     lines = []

@@ -12,7 +12,7 @@ import os
 import threading
 import zlib
 
-from confine.core import addressing
+from confine.drivers.usage import disk_and_traffic
 from confine.records import moments, rings
 from confine.records.actions import DAY_S, MIB, directory
 from confine.records.segments import Segments
@@ -311,24 +311,4 @@ class Sampler:
             self.error = repr(error)
 
     def _reading(self, name: str, nr: int) -> "dict[str, Any]":
-        """What the sliver uses; its network as the host side of its interface counts it, hence turned round."""
-        found = dict(self._usage(name))
-        place = "/sys/class/net/{}/statistics/".format(addressing.veth(nr, 0))
-        for member, file in (("received_bytes", "tx_bytes"), ("sent_bytes", "rx_bytes")):
-            number = _read_number(place + file)
-            if number is not None:
-                found[member] = number
-        try:
-            disk = os.statvfs(os.path.join(self._paths.mounts, "slivers", name, "disk"))
-            found["disk_bytes"] = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-        except OSError:
-            pass  # not mounted: it has no figure then
-        return found
-
-
-def _read_number(path: str) -> "int | None":
-    try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return None
+        return {**self._usage(name), **disk_and_traffic(self._paths, name, nr)}

@@ -1,0 +1,150 @@
+"""The process that offers the node on ubus. It holds nothing: each call is passed on to the daemon or the command line.
+
+It is one of its own because python3-ubus holds the interpreter while it waits, and its loop collects other processes'
+children. When the bus is lost it ends, and procd starts it again; the daemon does not notice.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+from confine.bus import rules
+from confine.control import ask
+from confine.errors import ConfineError
+from confine.paths import Paths
+from confine.verbs import DAEMON
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+SOCKET = "/var/run/ubus/ubus.sock"
+LOOK_MS = 1000
+ASK_S = 5.0
+COMMAND_S = 20.0
+ANSWER_LIMIT = 512 * 1024  # a message of ubus holds 1 MiB, rpcd falls over a larger one
+
+
+class Offer:
+    """Answers calls. command: the words that start the command line."""
+
+    def __init__(self, paths: Paths, command: "list[str]") -> None:
+        self._paths = paths
+        self._command = command
+
+    def answer(self, method: rules.Method, data: "dict[str, Any]") -> "dict[str, Any]":
+        """{"ok": true, "result": ...} or {"ok": false, "error": what is wrong}, always one of them."""
+        try:
+            args = rules.given(method, data)
+            if method.verb.by == DAEMON:
+                result = ask(self._paths.control, method.verb.name, args, ASK_S)
+            else:
+                result = self._run(method, args)
+        except ConfineError as error:
+            return {"ok": False, "error": str(error)}
+        size = len(json.dumps(result))
+        if size > ANSWER_LIMIT:
+            told = "the answer has {} bytes, more than ubus carries: use `confine {}` on the node".format
+            return {"ok": False, "error": told(size, method.verb.spoken)}
+        return {"ok": True, "result": result}
+
+    def _run(self, method: rules.Method, args: "dict[str, Any]") -> "Any":
+        words = rules.command_line(method, args)
+        environment = {**os.environ, "CONFINE_RUN": self._paths.run}
+        if method.background:
+            return self._begin(words, environment)
+        try:
+            done = subprocess.run(
+                [*self._command, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_S,
+                env=environment, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ConfineError("confine {} did not end within {:.0f} s".format(method.verb.spoken, COMMAND_S))
+        said, wrong = (text.decode("utf-8", "replace").strip() for text in (done.stdout, done.stderr))
+        if "--json" in words:
+            try:
+                return json.loads(said)
+            except ValueError:
+                pass
+        if done.returncode != 0:
+            raise ConfineError("\n".join(part for part in (said, wrong.removeprefix("confine: ")) if part))
+        return {"message": said}
+
+    def _begin(self, words: "list[str]", environment: "dict[str, str]") -> "dict[str, str]":
+        """Begin what takes long, in a session of its own. Its end is collected by the loop of ubus."""
+        subprocess.Popen(
+            [*self._command, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        return {"message": "it has begun: the status tells how it goes on"}
+
+
+class Watch:
+    """Looks, when the daemon has logged something, at what is new. send: of an event, by name and data."""
+
+    def __init__(self, paths: Paths, send: "Callable[[str, dict[str, Any]], object]") -> None:
+        self._paths = paths
+        self._send = send
+        self._seen: tuple[int, int] | None = None
+        self._last: dict[str, Any] | None = None
+
+    def look(self) -> None:
+        """Send what has changed since the last look. An idle node costs one look at a file's date."""
+        try:
+            found = os.stat(self._paths.log)
+        except OSError:
+            return
+        seen = (found.st_mtime_ns, found.st_size)
+        if seen == self._seen:
+            return
+        try:
+            now = ask(self._paths.control, "status", {}, ASK_S)
+        except ConfineError:
+            return  # it is not up: asked again at the next look
+        self._seen = seen
+        for name, data in rules.events(self._last, now):
+            self._send(name, data)
+        self._last = now
+
+
+def add(bus: "Any", offer: Offer) -> None:
+    """Offer both objects on `bus`, the module of python3-ubus."""
+    for name, web in ((rules.OBJECT, False), (rules.WEB_OBJECT, True)):
+        bus.add(name, {
+            word: {"method": _handler(offer, method), "signature": _types(bus, rules.signature(method, web))}
+            for word, method in rules.methods().items()
+        })  # fmt: skip
+
+
+def _handler(offer: Offer, method: rules.Method) -> "Callable[[Any, dict[str, Any]], None]":
+    def handle(request: "Any", data: "dict[str, Any]") -> None:
+        request.reply(offer.answer(method, data))
+
+    return handle
+
+
+def _types(bus: "Any", signature: "dict[str, str]") -> "dict[str, Any]":
+    return {name: getattr(bus, "BLOBMSG_TYPE_" + kind) for name, kind in signature.items()}
+
+
+def main() -> int:
+    """Serve until the bus is lost. Exit status 1: it was, or it never was there."""
+    paths = Paths(run=os.environ.get("CONFINE_RUN", "/run/confine"))
+    bus = importlib.import_module("ubus")
+    try:
+        bus.connect(os.environ.get("UBUS_SOCKET", SOCKET))
+        add(bus, Offer(paths, [sys.executable, "-P", "-s", "-m", "confine.cli"]))
+        watch = Watch(paths, bus.send)
+        while bus.objects(rules.OBJECT):
+            watch.look()
+            bus.loop(LOOK_MS)
+    except (RuntimeError, OSError) as error:
+        sys.stderr.write("confine on ubus: {}\n".format(error))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

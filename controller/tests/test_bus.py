@@ -1,0 +1,155 @@
+"""The node on ubus: what is offered, how calls are answered, which events are sent. ubus itself is stood in for."""
+
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confine import verbs
+from confine.bus import main as bus
+from confine.bus import rules
+from confine.control import ControlServer
+from confine.errors import ConfineError
+from confine.paths import Paths
+
+
+def status(**changes):
+    sliver = {"id": "5@1", "name": "000000000005_0001", "state": "started", "errors": []}
+    doc = {"node": {"id": 1, "state": "production", "message": ""}, "registry": {"error": None}, "slivers": [sliver]}
+    return {**doc, **changes}
+
+
+def echo_command(script):
+    """A command line that runs `script` with the words it was given in `words`."""
+    return [sys.executable, "-c", "import sys, json; words = sys.argv[1:]\n" + script]
+
+
+def test_every_verb_of_the_command_line_is_offered_but_those_that_need_a_terminal():
+    offered = {method.verb.name for method in rules.methods().values()}
+    hidden = {verb.name for verb in verbs.VERBS if verb.hidden}
+    assert offered == {verb.name for verb in verbs.VERBS} - hidden - {"exec", "console", "completion"}
+    assert "set_state" in rules.methods()
+
+
+def test_only_the_object_for_web_pages_takes_the_session_that_uhttpd_adds():
+    pause = rules.methods()["pause"]
+    assert rules.signature(pause, web=False) == {"sliver": "STRING", "why": "STRING"}
+    assert rules.signature(pause, web=True) == {"sliver": "STRING", "why": "STRING", "ubus_rpc_session": "STRING"}
+    assert rules.signature(rules.methods()["stop"], web=False)["all"] == "BOOL"
+    assert rules.signature(rules.methods()["log"], web=False) == {"lines": "INT32"}
+
+
+def test_an_empty_argument_counts_as_not_given():
+    log = rules.methods()["log"]
+    assert rules.given(log, {"lines": 0, "ubus_rpc_session": "x"})["lines"] == 50
+    with pytest.raises(ConfineError, match="needs its argument sliver"):
+        rules.given(rules.methods()["pause"], {"sliver": "", "why": "x"})
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_what_people_wrote_is_never_taken_for_an_option(sliver, why):
+    words = rules.command_line(rules.methods()["pause"], {"sliver": sliver, "why": why})
+    assert words == ["pause", "--why=" + why, "--", sliver]
+
+
+def test_a_sliver_that_begins_with_a_dash_reaches_the_command_line_as_a_sliver(tmp_path, capsys):
+    from confine import cli
+
+    words = rules.command_line(rules.methods()["pause"], {"sliver": "--all", "why": "-x"})
+    assert cli.main(["--run-dir", str(tmp_path), *words]) == 1
+    assert "--all" in capsys.readouterr().err
+
+
+def test_a_verb_of_the_daemon_is_answered_by_the_daemon(tmp_path):
+    paths = Paths(run=str(tmp_path))
+    server = ControlServer(paths.control, lambda verb, args: {"verb": verb, **args})
+    offer = bus.Offer(paths, [])
+    assert offer.answer(rules.methods()["sliver"], {"sliver": "5@1"}) == {
+        "ok": True, "result": {"verb": "sliver", "sliver": "5@1"}
+    }  # fmt: skip
+    server.close()
+
+
+def test_without_a_daemon_the_answer_says_so_and_what_to_do(tmp_path):
+    answer = bus.Offer(Paths(run=str(tmp_path)), []).answer(rules.methods()["status"], {})
+    assert answer["ok"] is False
+    assert "/etc/init.d/confine start" in answer["error"]
+
+
+def test_what_a_command_says_is_the_result_and_its_failure_the_error(tmp_path):
+    paths, check = Paths(run=str(tmp_path)), rules.methods()["check"]
+    good = bus.Offer(paths, echo_command("print(json.dumps(words))")).answer(check, {})
+    assert good == {"ok": True, "result": ["check", "--json"]}
+    pause = rules.methods()["pause"]
+    bad = bus.Offer(paths, echo_command("sys.exit('confine: no such sliver')"))
+    assert bad.answer(pause, {"sliver": "5", "why": ""}) == {"ok": False, "error": "no such sliver"}
+
+
+def test_an_answer_too_large_for_the_bus_is_refused_in_words(tmp_path):
+    script = f"print(json.dumps('x' * {bus.ANSWER_LIMIT}))"
+    answer = bus.Offer(Paths(run=str(tmp_path)), echo_command(script)).answer(rules.methods()["check"], {})
+    assert answer["ok"] is False
+    assert "more than ubus carries" in answer["error"]
+
+
+def test_events_tell_what_changed_and_nothing_else():
+    assert [name for name, _ in rules.events(None, status())] == ["confine.node", "confine.sliver"]
+    assert rules.events(status(), status()) == []
+    failed = status(slivers=[{**status()["slivers"][0], "state": "fail_start", "errors": [{"message": "no init"}]}])
+    assert rules.events(status(), failed) == [
+        ("confine.sliver", {"id": "5@1", "name": "000000000005_0001", "state": "fail_start", "message": "no init"})
+    ]
+    (gone,) = rules.events(status(), status(slivers=[]))
+    assert gone[1]["state"] is None
+    (node,) = rules.events(status(), status(registry={"error": "no route"}))
+    assert node == ("confine.node", {"id": 1, "state": "production", "message": "", "registry": "no route"})
+
+
+def test_the_daemon_is_asked_only_when_it_has_logged_something(tmp_path):
+    paths, sent, asked = Paths(run=str(tmp_path)), [], []
+
+    def answer(verb, args):
+        asked.append(verb)
+        return status()
+
+    server = ControlServer(paths.control, answer)
+    watch = bus.Watch(paths, lambda name, data: sent.append(name))
+    watch.look()
+    assert asked == []
+    for text in ("one", "one more"):
+        with open(paths.log, "w") as file:
+            file.write(text)
+        watch.look()
+        watch.look()
+    server.close()
+    assert asked == ["status", "status"]
+    assert sent == ["confine.node", "confine.sliver"]
+
+
+class FakeUbus:
+    """Takes the place of python3-ubus, whose C library no package registry carries."""
+
+    BLOBMSG_TYPE_STRING, BLOBMSG_TYPE_INT32, BLOBMSG_TYPE_BOOL, BLOBMSG_TYPE_ARRAY = "s", "i", "b", "a"
+
+    def __init__(self):
+        self.added = {}
+
+    def add(self, name, methods):
+        self.added[name] = methods
+
+
+class Request:
+    def reply(self, answer):
+        self.answer = answer
+
+
+def test_both_objects_answer_alike(tmp_path):
+    fake, request = FakeUbus(), Request()
+    bus.add(fake, bus.Offer(Paths(run=str(tmp_path)), echo_command("print(json.dumps(words))")))
+    assert set(fake.added) == {"confine", "confine.web"}
+    for methods in fake.added.values():
+        methods["check"]["method"](request, {})
+        assert json.loads(json.dumps(request.answer))["result"] == ["check", "--json"]
+        assert methods["pause"]["signature"]["sliver"] == "s"

@@ -1,0 +1,163 @@
+'use strict';
+'require baseclass';
+'require rpc';
+'require ui';
+
+/* What all pages share: calls to the node, amounts and moments in words, bars, errors.
+
+   The node's object wants every argument of a method; an empty one counts as not given. */
+const METHODS = {
+	status: {},
+	sliver: { sliver: '' },
+	settings: { values: '' },
+	log: { lines: 0 },
+	check: {},
+	setup: { token: '', registry: '', pin: '', node: '', mgmt: '', check: false },
+	upgrade_status: {},
+	upgrade_history: {},
+	upgrade_check: {},
+	upgrade_install: { what: '' },
+	upgrade_trial: {},
+	upgrade_confirm: {},
+	upgrade_rollback: {},
+	refresh: {},
+	pause: { sliver: '', why: '' },
+	resume: { sliver: '' },
+	reset: { sliver: '', why: '' },
+	stop: { sliver: '', all: false, why: '', kill: false },
+	stop_show: { sliver: '' },
+	release: { sliver: '', all: false }
+};
+
+const declared = {};
+
+function declare(method) {
+	if (!declared[method])
+		declared[method] = rpc.declare({
+			object: 'confine.web',
+			method: method,
+			params: Object.keys(METHODS[method]),
+			reject: true
+		});
+	return declared[method];
+}
+
+/* One row of a bar's caption: "12 of 64 MiB". */
+function share(used, total, unit) {
+	return '%s / %s %s'.format(used == null ? '–' : used, total == null ? '–' : total, unit);
+}
+
+return baseclass.extend({
+	/* The result of a method; the error has the node's own words. given: {argument: value}, the others stay empty. */
+	ask: function(method, given) {
+		const known = METHODS[method];
+		const args = Object.keys(known).map(name => (given && given[name] != null) ? given[name] : known[name]);
+		return declare(method).apply(null, args).then(answer => {
+			if (answer.ok)
+				return answer.result;
+			throw new Error(answer.error);
+		}, problem => {
+			throw new Error(this.unreachable(problem));
+		});
+	},
+
+	unreachable: function(problem) {
+		const text = String(problem && problem.message || problem);
+		if (/not found/i.test(text))
+			return _('The node does not offer its services here: its process on ubus does not run. Try: /etc/init.d/confine restart');
+		return text;
+	},
+
+	/* Do what a button says, with its result or the node's refusal as a notification. */
+	act: function(method, given, done) {
+		return this.ask(method, given).then(result => {
+			ui.addNotification(null, E('p', {}, (result && result.message) || done || _('Done.')), 'info');
+		}).catch(error => this.tell(error));
+	},
+
+	tell: function(error) {
+		ui.addNotification(_('The node refused'), E('p', { 'role': 'alert' }, error.message), 'danger');
+	},
+
+	mib: function(bytes) {
+		return bytes == null ? null : Math.round(bytes / 1048576 * 10) / 10;
+	},
+
+	ago: function(moment, now) {
+		if (moment == null)
+			return _('never');
+		const seconds = Math.max(0, Math.floor(now - moment));
+		if (seconds < 90)
+			return _('%d s ago').format(seconds);
+		if (seconds < 5400)
+			return _('%d min ago').format(Math.round(seconds / 60));
+		if (seconds < 172800)
+			return _('%d h ago').format(Math.round(seconds / 3600));
+		return _('%d days ago').format(Math.round(seconds / 86400));
+	},
+
+	/* A bar with its amount in words, for eyes and screen readers alike. */
+	bar: function(label, used, total, unit) {
+		const part = total ? Math.min(100, 100 * (used || 0) / total) : 0;
+		const text = share(used, total, unit);
+		return E('div', {
+			'class': 'cbi-progressbar', 'style': 'min-width:8em;margin:0',
+			'role': 'meter', 'aria-label': label, 'aria-valuemin': 0, 'aria-valuemax': total || 0,
+			'aria-valuenow': used || 0, 'aria-valuetext': text, 'title': text
+		}, E('div', { 'style': 'width:%.1f%%'.format(part) }));
+	},
+
+	stateWords: function(sliver) {
+		const words = {
+			registered: _('registered'), allocated: _('allocated'), deployed: _('deployed'), started: _('started'),
+			fail_allocate: _('cannot be allocated'), fail_deploy: _('cannot be deployed'), fail_start: _('cannot be started')
+		};
+		const state = words[sliver.state] || sliver.state;
+		if (sliver.stopped)
+			return state + ', ' + _('stopped');
+		return sliver.paused ? state + ', ' + _('paused') : state;
+	},
+
+	nodeWords: function(state) {
+		return {
+			production: _('It lends itself out: slivers run as the registry asks.'),
+			safe: _('It is ready, but the registry lets no slivers run.'),
+			debug: _('Something has to be put right before new slivers come up. What runs goes on.'),
+			failure: _('The registry declared it broken: no slivers are kept.')
+		}[state] || '';
+	},
+
+	errors: function(list) {
+		if (!list || !list.length)
+			return E([]);
+		return E('ul', { 'class': 'alert-message warning', 'style': 'list-style-position:inside' },
+			list.map(one => E('li', {}, (one.member ? one.member + ': ' : '') + one.message)));
+	},
+
+	/* What was looked at, and what to do: answers to `check` and `setup`. */
+	findings: function(list) {
+		const words = { ok: _('good'), warn: _('doubtful'), fail: _('wrong') };
+		return E('table', { 'class': 'table' }, list.map(one => E('tr', { 'class': 'tr' }, [
+			E('td', { 'class': 'td', 'width': '10%' }, E('strong', {}, words[one.state] || one.state)),
+			E('td', { 'class': 'td', 'width': '20%' }, one.what),
+			E('td', { 'class': 'td' }, one.state === 'ok' || !one.todo ? one.said : [ one.said, E('br'), '→ ' + one.todo ])
+		])));
+	},
+
+	/* Ask before something is done that takes from others; why: the reason that is kept. */
+	confirm: function(title, text, button, act) {
+		const why = E('input', { 'type': 'text', 'class': 'cbi-input-text', 'maxlength': 200, 'id': 'confine-why' });
+		ui.showModal(title, [
+			E('p', {}, text),
+			E('label', { 'for': 'confine-why' }, _('Reason (kept and shown)')), ' ', why,
+			E('div', { 'class': 'right' }, [
+				E('button', { 'class': 'btn', 'click': ui.hideModal }, _('Cancel')), ' ',
+				E('button', {
+					'class': 'btn cbi-button-negative important',
+					'click': ui.createHandlerFn(this, () => Promise.resolve(act(why.value)).finally(ui.hideModal))
+				}, button)
+			])
+		]);
+		why.focus();
+	}
+});

@@ -1,0 +1,78 @@
+'use strict';
+'require view';
+'require form';
+'require rpc';
+'require confine.node as node';
+'require confine.settings as settings';
+
+const devices = rpc.declare({ object: 'luci-rpc', method: 'getNetworkDevices', expect: { '': {} } });
+
+function amount(section, option, title, unit, about) {
+	const value = section.option(form.Value, option, title + ' (' + unit + ')', about);
+	value.datatype = 'uinteger';
+	value.optional = true;
+	value.rmempty = true;
+	return value;
+}
+
+function whole(map) {
+	const section = map.section(form.NamedSection, 'policy', 'policy', _('In all'));
+	amount(section, 'memory_total', _('Memory for all slivers'), 'MiB', _('Empty: what the device has, but the reserve.'));
+	amount(section, 'memory_reserve', _('Memory kept for the node itself'), 'MiB').placeholder = '64';
+	amount(section, 'disk_total', _('Disk for all slivers'), 'MiB', _('Empty: what is free, but the reserve.'));
+	amount(section, 'disk_reserve', _('Disk kept for the node itself'), 'MiB').placeholder = '128';
+	amount(section, 'slice_share', _('At most for one slice'), '%').placeholder = '100';
+}
+
+function each(map) {
+	const section = map.section(form.NamedSection, 'sliver', 'sliver', _('For one sliver'));
+	amount(section, 'memory_max', _('Memory at most'), 'MiB');
+	amount(section, 'disk_max', _('Disk at most'), 'MiB');
+	amount(section, 'memory_default', _('Memory if it does not say'), 'MiB').placeholder = '64';
+	amount(section, 'disk_default', _('Disk if it does not say'), 'MiB').placeholder = '128';
+	amount(section, 'cpu_percent_max', _('CPU at most'), '%', _('100 is one whole CPU.'));
+	amount(section, 'pids_max', _('Processes at most'), _('processes')).placeholder = '512';
+	amount(section, 'io_mib_s', _('Disk traffic at most'), 'MiB/s');
+}
+
+function who(map) {
+	const section = map.section(form.NamedSection, 'policy', 'policy', _('Who is accepted'));
+	const groups = section.option(form.DynamicList, 'accept_groups', _('Only slices of these groups'),
+		_('Numbers of groups in the registry. Empty: all.'));
+	groups.datatype = 'uinteger';
+	const slices = section.option(form.DynamicList, 'refuse_slices', _('Never these slices'));
+	slices.datatype = 'uinteger';
+}
+
+function lines(map, found) {
+	const section = map.section(form.NamedSection, 'node', 'node', _('Network'));
+	const parents = section.option(form.MultiValue, 'rd_if_iso_parents', _('Devices lent directly'),
+		_('Slices get VLANs of their own on them. Never the device you reach this node by.'));
+	Object.keys(found).filter(name => found[name].devtype === 'ethernet' && name !== 'lo').sort()
+		.forEach(name => parents.value(name, name + (found[name].mac ? ' (' + found[name].mac + ')' : '')));
+	parents.optional = true;
+}
+
+return view.extend({
+	load: function() {
+		return devices().catch(() => ({}));
+	},
+
+	render: function(found) {
+		const map = this.map = new form.Map('confine', _('What this node lends'),
+			_('The registry can only book within these bounds. Slivers that run keep what they have until they are made anew.'));
+		whole(map);
+		each(map);
+		who(map);
+		lines(map, found);
+		return map.render();
+	},
+
+	handleSaveApply: function(event, mode) {
+		return settings.checked(this.map, () => this.super('handleSaveApply', [ event, mode ]));
+	},
+
+	handleSave: function(event) {
+		return settings.checked(this.map, () => this.super('handleSave', [ event ]));
+	}
+});

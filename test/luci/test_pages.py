@@ -1,0 +1,142 @@
+"""The pages in a real browser, against answers that never change: what they show when something is missing or refused.
+
+Against the daemon of a virtual node they are opened in test/qemu/test_luci.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
+
+from playwright.sync_api import expect
+
+from luci.bridge import APP, Bridge, granted, menu
+from luci.pages import browser, open_page
+
+pytestmark = pytest.mark.timeout(180)
+STATUS = json.loads((Path(__file__).parent / "status.json").read_text())
+PAGES = [page["name"] for page in menu()]
+
+
+def answer(result):
+    return lambda data: (0, {"ok": True, "result": result})
+
+
+def refuse(text):
+    return lambda data: (0, {"ok": False, "error": text})
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context()
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def bridge():
+    STATUS["time"] = time.time()
+    STATUS["registry"]["last_read"] = time.time() - 5
+    methods = {"status": answer(STATUS), "sliver": answer(STATUS["slivers"][0]), "log": answer({"message": "a line"}),
+               "settings": answer({"settings": {}, "problems": []})}  # fmt: skip
+    uci = {"get": lambda data: (0, {"values": {"policy": {}, "sliver": {}, "node": {}}})}
+    sessions = {"root": {"*": ["*"]}, "viewer": granted("luci-app-confine", writing=False)}
+    one = Bridge(
+        {"confine.web": methods, "uci": uci, "luci-rpc": {"getNetworkDevices": lambda data: (0, {})}}, sessions
+    )
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_phone(chromium, bridge, name):
+    context = chromium.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    open_page(page, bridge.url, name)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["overview", "slivers", "network", "log"])
+def test_a_page_says_that_the_daemon_is_down_and_what_to_do(page, bridge, name):
+    down = refuse("the daemon does not answer: is it running? /etc/init.d/confine start")
+    bridge.objects["confine.web"].update(status=down, log=down)
+    open_page(page, bridge.url, name)
+    expect(page.locator("#view")).to_contain_text("/etc/init.d/confine start")
+
+
+def test_a_page_says_that_the_node_is_not_on_the_bus(page, bridge):
+    del bridge.objects["confine.web"]
+    open_page(page, bridge.url, "overview")
+    expect(page.get_by_role("alert")).to_contain_text("its process on ubus does not run")
+
+
+def test_who_may_not_change_anything_is_told_so_by_the_node(page, bridge):
+    open_page(page, bridge.url, "slivers", session="viewer")
+    page.get_by_role("button", name="Release all").click()
+    expect(page.get_by_role("alert")).to_contain_text("Access denied")
+
+
+def test_everything_on_the_overview_is_shown_with_less_than_60_kib(page, bridge):
+    open_page(page, bridge.url, "overview")
+    expect(page.get_by_role("meter").first).to_be_visible()
+    ours = sum(file.stat().st_size for file in APP.rglob("*.js") if file.stem in ("overview", "node"))
+    assert ours + len(json.dumps(STATUS)) < 60 * 1024
+    assert all(request.partition(" ")[2].startswith("/") for request in bridge.requests)
+
+
+def test_names_from_outside_never_become_part_of_the_page(page, bridge):
+    evil = "<img src=x onerror=window.hurt=1>"
+    sliver = {**STATUS["slivers"][0], "slice_name": evil, "errors": [{"member": "", "message": evil}]}
+    bridge.objects["confine.web"]["status"] = answer({**STATUS, "slivers": [sliver]})
+    for name in ("overview", "slivers", "network"):
+        open_page(page, bridge.url, name)
+        expect(page.locator("#view")).to_contain_text(evil)
+        assert page.evaluate("window.hurt") is None
+
+
+def test_the_dialog_is_reached_and_left_with_the_keyboard(page, bridge):
+    asked = []
+    bridge.objects["confine.web"]["pause"] = lambda data: (asked.append(data), (0, {"ok": True, "result": {}}))[1]
+    open_page(page, bridge.url, "slivers")
+    page.get_by_role("button", name="Pause").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Reason (kept and shown)")).to_be_focused()
+    page.keyboard.type("night")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert asked == [{"sliver": STATUS["slivers"][0]["id"], "why": "night"}]
+
+
+@pytest.mark.parametrize("language", ["ca", "es"])
+def test_every_text_is_translated(language):
+    po = (APP / "po" / language / "confine.po").read_text()
+    told = dict(re.findall(r'^msgid "(.*)"\nmsgstr "(.*)"$', po, re.MULTILINE))
+    template = (APP / "po/templates/confine.pot").read_text()
+    listed = set(re.findall(r'^msgid "(.+)"$', template, re.MULTILINE))
+    assert texts() == listed
+    assert {text for text in listed if not told.get(text)} == set()
+    for text in listed:
+        assert sorted(re.findall(r"%[sd]", text)) == sorted(re.findall(r"%[sd]", told[text])), text
+
+
+def texts():
+    """Every text of the pages and the menu that people read."""
+    found = {page["title"] for page in menu()} | {"Testbed"}
+    for file in APP.rglob("*.js"):
+        found |= {match.replace("\\'", "'") for match in re.findall(r"_\('((?:[^'\\]|\\.)*)'\)", file.read_text())}
+    return found
