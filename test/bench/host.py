@@ -39,7 +39,7 @@ def world(slivers: int, *also: str) -> dict[str, Any]:
     return found
 
 
-def figures(wanted: set[str]) -> Iterator[Figure]:
+def figures(wanted: set[str], _: dict[str, str]) -> Iterator[Figure]:
     """The figures named in `wanted`, of NAMES."""
     if "package" in wanted:
         yield package()

@@ -6,33 +6,28 @@ cannot be measured says why in its line.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [os.path.join(TOP, "test"), TOP, os.path.join(TOP, "controller")]
 
-from bench import host, virtual  # noqa: E402  # after the path is set
-from bench.table import Figure, heading, host_versions, line, missing, say  # noqa: E402
+from bench.table import Figure, heading, host_versions, line, missing, say  # noqa: E402  # after the path is set
 
-API = "api"
+FIRST = ("host", "virtual")  # then every *_bench.py, by name
 
 
-def api() -> Iterator[Figure]:
-    """The figures of the node API: those of api_bench.py's `figures()`, where there is one."""
-    name = "node API, one document and 304"
-    if importlib.util.find_spec("confine.api") is None:
-        yield missing(name, "no node API")
-        return
-    if importlib.util.find_spec("bench.api_bench") is None:
-        yield missing(name, "no test/bench/api_bench.py")
-        return
-    module = importlib.import_module("bench.api_bench")
-    yield from module.figures()
+def parts() -> dict[str, Any]:
+    """{name: module} of what has figures: NAMES, a word for each that ONLY takes, and figures(wanted, versions)."""
+    found = sorted(
+        name[:-3] for name in os.listdir(HERE) if name.endswith("_bench.py") and not name.startswith("test_")
+    )
+    return {name: importlib.import_module("bench." + name) for name in (*FIRST, *found)}
 
 
 def guarded(what: str, figures: Iterable[Figure]) -> Iterator[Figure]:
@@ -46,7 +41,8 @@ def guarded(what: str, figures: Iterable[Figure]) -> Iterator[Figure]:
 
 def main() -> int:
     """Measure, print. Exit status 2 for a name that is none."""
-    names = {*host.NAMES, *virtual.NAMES, API}
+    modules = parts()
+    names = {name for module in modules.values() for name in module.NAMES}
     wanted = set(filter(None, os.environ.get("ONLY", "").replace(",", " ").split())) or names
     if wanted - names:
         print(f"ONLY={' '.join(sorted(wanted - names))}: there is only {', '.join(sorted(names))}", file=sys.stderr)
@@ -54,13 +50,9 @@ def main() -> int:
     begun = time.monotonic()
     versions = host_versions()
     found: list[Figure] = []
-    if wanted & set(host.NAMES):
-        found += guarded("figures of this machine", host.figures(wanted))
-    if wanted & set(virtual.NAMES):
-        figures = virtual.figures(wanted, versions) if virtual.built() else virtual.without_image()
-        found += guarded("figures of the virtual node", figures)
-    if API in wanted:
-        found += guarded("figures of the node API", api())
+    for part, module in modules.items():
+        if wanted & set(module.NAMES):
+            found += guarded(f"figures of {part}", module.figures(wanted, versions))
     print(heading(versions))
     for figure in found:
         print(line(figure.cells()))

@@ -27,6 +27,15 @@ def test_a_name_that_is_none_is_refused_with_those_there_are():
     assert "speed" in done.stderr and "idle" in done.stderr and "sliver" in done.stderr
 
 
+def test_every_part_has_names_of_its_own_and_gives_figures():
+    modules = run.parts()
+    names = [name for module in modules.values() for name in module.NAMES]
+    assert len(names) == len(set(names))
+    assert {"host", "virtual", "api_bench"} <= set(modules)
+    for module in modules.values():
+        assert callable(module.figures)
+
+
 def test_a_part_that_breaks_off_keeps_the_lines_it_had_and_says_why(capsys):
     def breaks():
         yield table.missing("one", "no reason")

@@ -99,6 +99,9 @@ def bench() -> Iterator[Bench]:
 
 def figures(wanted: set[str], versions: dict[str, str]) -> Iterator[Figure]:
     """The figures named in `wanted`, of NAMES; adds the node's versions to `versions`."""
+    if not os.path.exists(os.path.join(REFERENCE, "root.squashfs")):
+        yield missing("figures of the virtual node", "no reference image: make image")
+        return
     with bench() as one:
         versions["node's kernel"] = one.node.must(["uname", "-r"]).strip()
         versions["node's Python"] = one.node.must(["python3", "-V"]).split()[1]
@@ -174,16 +177,6 @@ def row(one: Bench, wanted: set[str]) -> Iterator[Figure]:
         found = one.drive("memory")
         yield at_most(f"memory, PSS, {ROW} slivers (virtual node)", found["mine"], found["bare"], 1.4, "KiB",
                       "python3 with asyncio, ssl, http.client")  # fmt: skip
-
-
-def without_image() -> Iterator[Figure]:
-    """What is said where there is no image to start."""
-    yield missing("figures of the virtual node", "no reference image: make image")
-
-
-def built() -> bool:
-    """Whether there is an image to start."""
-    return os.path.exists(os.path.join(REFERENCE, "root.squashfs"))
 
 
 if __name__ == "__main__":
