@@ -9,16 +9,13 @@ what a cut leaves is one of the names above, and so is seen by `names()` and `ob
 """
 
 import errno
-import fcntl
 import os
 import re
-import subprocess
-import time
 
 from confine import durable
 from confine.core import addressing, keys
 from confine.core.model import MIB, SliverObserved
-from confine.drivers import archives, inroot, mounts, populate, syscalls
+from confine.drivers import archives, images, inroot, mounts, populate, syscalls
 from confine.drivers.cache import nearest
 from confine.drivers.layers import LAYERS, Layers, entries
 from confine.errors import StepError
@@ -39,15 +36,6 @@ IMAGE = "disk.img"
 ALLOCATION = "allocation.json"
 DEPLOYMENT = "deployment.json"
 
-# ext4 (kernel documentation, "The Super Block"): at byte 1024, magic 0xEF53 56 bytes into it.
-SUPERBLOCK = 1024
-MAGIC_OFFSET = SUPERBLOCK + 56
-MAGIC = b"\x53\xef"
-# nodiscard: else mkfs punches holes into the image. No lazy inits: the kernel would write zeros later, in the sliver's
-# time. Nothing is reserved for root: root is the sliver's own.
-MKFS_EXTENDED = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
-MKFS = ("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", MKFS_EXTENDED)
-MKFS_TIMEOUT_S = 300.0
 DATA_MEMBERS = 100_000
 
 
@@ -88,7 +76,7 @@ class Storage:
             allocation=allocation,
             deployment=deployment,
             damaged=[wrong for wrong in (no_allocation, no_deployment) if wrong],
-            formatted=_has_file_system(self._paths.sliver(name, IMAGE)),
+            formatted=images.has_file_system(self._paths.sliver(name, IMAGE)),
             mounted=all(self._layers.point(name, layer) in table for layer in LAYERS),
         )
 
@@ -140,7 +128,7 @@ class Storage:
                 )
             )
         else:
-            self._refill(image)
+            images.refill(image)
         durable.write_checked(self._paths.sliver(step.subject, ALLOCATION), _allocation(sliver, booking))
 
     def _make_image(self, image: str, size: int) -> None:
@@ -167,18 +155,7 @@ class Storage:
                         size // MIB, (size - free) / MIB, self._reserve // MIB
                     )
                 )
-            _fill(handle, size)
-        finally:
-            os.close(handle)
-
-    def _refill(self, image: str) -> None:
-        """Have every block of the image allocated again, should something have punched holes; what is in it stays."""
-        found = os.stat(image)
-        if found.st_blocks * 512 >= found.st_size:
-            return
-        handle = os.open(image, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            _fill(handle, found.st_size)
+            images.fill(handle, size)
         finally:
             os.close(handle)
 
@@ -186,11 +163,11 @@ class Storage:
         """Make an empty ext4 in the image; nothing if there is one. StepError if blocks are missing afterwards."""
         name = _checked(step.subject)
         image = self._image(name)
-        if _has_file_system(image):
+        if images.has_file_system(image):
             return
         self._layers.unmount(name)
-        _run_mkfs(image)
-        self._refill(image)
+        images.make_file_system(image)
+        images.refill(image)
 
     def mount(self, step: "Step") -> None:
         """Mount the sliver's disk, the id-mapped template and the overlay of both, and read the ownership back."""
@@ -199,7 +176,7 @@ class Storage:
         if sliver.template is None:
             raise StepError("there is no template to mount: neither the sliver nor its slice names one")
         image = self._image(name)
-        self._refill(image)
+        images.refill(image)
         self._layers.mount(name, sliver.template.sha256, image, addressing.id_base(booking.nr))
 
     def populate(self, step: "Step") -> None:
@@ -266,13 +243,7 @@ class Storage:
         durable.remove(self._paths.sliver(name, DEPLOYMENT))
         self._layers.unmount(name)
         image = self._paths.sliver(name, IMAGE)
-        if _has_file_system(image):
-            handle = os.open(image, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.pwrite(handle, bytes(SUPERBLOCK * 3), 0)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        images.forget(image)
 
     def remove(self, step: "Step") -> None:
         """Remove the sliver's directory with all in it, the allocation first."""
@@ -364,69 +335,6 @@ def _deployment(sliver: "SliverTarget") -> "dict[str, Any]":
         "keys_digest": keys.digest(sliver.keys),
         "reset": sliver.reset,
     }
-
-
-def _fill(handle: int, size: int) -> None:
-    """Allocate every block of the file, and count that they are there: some file systems say yes and do nothing."""
-    try:
-        os.posix_fallocate(handle, 0, size)
-        os.fsync(handle)
-    except OSError as error:
-        raise StepError("a disk of {} MiB cannot be allocated: {}".format(size // MIB, error.strerror))
-    found = os.fstat(handle).st_blocks * 512
-    if found < size:
-        raise StepError(
-            "only {} of {} bytes are really allocated: the file system cannot hold disks".format(found, size)
-        )
-
-
-def _has_file_system(image: str) -> bool:
-    """Whether mkfs came to its end: it writes the superblock last."""
-    try:
-        handle = os.open(image, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.pread(handle, 2, MAGIC_OFFSET) == MAGIC
-    finally:
-        os.close(handle)
-
-
-def _run_mkfs(image: str) -> None:
-    """The image is locked as long as mkfs runs, also one that outlived its daemon: two at once would garble it."""
-    handle = os.open(image, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        _lock(handle, image)
-        if not _has_file_system(image):
-            _mkfs(image, handle)
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, image: str) -> None:
-    deadline = time.monotonic() + MKFS_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise StepError("an earlier mkfs.ext4 of {} still runs after {} s".format(image, MKFS_TIMEOUT_S))
-        time.sleep(0.05)
-
-
-def _mkfs(image: str, lock: int) -> None:
-    try:
-        done = subprocess.run(
-            [*MKFS, image], stdin=subprocess.DEVNULL, capture_output=True, timeout=MKFS_TIMEOUT_S, pass_fds=(lock,)
-        )
-    except OSError as error:
-        raise StepError("mkfs.ext4 cannot be started: {}: is e2fsprogs there?".format(error))
-    except subprocess.TimeoutExpired:
-        raise StepError("mkfs.ext4 of {} took over {} s".format(image, MKFS_TIMEOUT_S))
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()[-300:]
-        raise StepError("mkfs.ext4 of {} failed with status {}: {}".format(image, done.returncode, said))
 
 
 def _write_failed(name: str, error: OSError) -> str:
