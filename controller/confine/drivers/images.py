@@ -73,7 +73,7 @@ def has_file_system(image: str) -> bool:
 
 
 def make_file_system(image: str) -> None:
-    """An empty ext4. The image is locked as long as mkfs runs, also one that outlived its daemon: two would garble it."""
+    """An empty ext4. The image is locked while mkfs runs, also one that outlived its daemon: two would garble it."""
     handle = os.open(image, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _lock(handle, image)

@@ -17,11 +17,13 @@ TEMPORARY = ".confine-tmp-"
 
 
 class Root:
-    """An open root directory. `shift` is added to the ids 0-65535 that the callers name: the sliver's range."""
+    """An open root directory. `shift` is added to the ids 0-65535 that the callers name: the sliver's range. sync: what
+    is written is on the disk before it gets its name; without, the caller has to call syncfs when all is there."""
 
-    def __init__(self, path: str, shift: int = 0) -> None:
+    def __init__(self, path: str, shift: int = 0, sync: bool = True) -> None:
         self.path = path
         self.shift = shift
+        self._sync = sync
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def __enter__(self) -> "Root":
@@ -138,7 +140,8 @@ class Root:
                 view = view[os.write(handle, view) :]
             os.fchown(handle, self.shift, self.shift)
             os.fchmod(handle, mode)
-            os.fsync(handle)
+            if self._sync:
+                os.fsync(handle)
         finally:
             os.close(handle)
 

@@ -186,7 +186,7 @@ class Storage:
             raise StepError("there is no template to populate: neither the sliver nor its slice names one")
         kind = sliver.template.type
         name = _checked(step.subject)
-        with self._open_root(name, booking) as root:
+        with self._open_root(name, booking, sync=False) as root:  # one sync for all of it, before the deployment
             try:
                 if sliver.data is not None:
                     self._unpack_data(name, self._cache.object(sliver.data.sha256), root)
@@ -263,11 +263,11 @@ class Storage:
             raise StepError("{} has no disk image: it has to be allocated first".format(name))
         return image
 
-    def _open_root(self, name: str, booking: "Booking") -> "inroot.Root":
+    def _open_root(self, name: str, booking: "Booking", sync: bool = True) -> "inroot.Root":
         point = self._layers.point(name, "root")
         if point not in mounts.read():
             raise StepError("the root of {} is not mounted".format(name))
-        return inroot.Root(point, addressing.id_base(booking.nr))
+        return inroot.Root(point, addressing.id_base(booking.nr), sync)
 
     def _unpack_data(self, name: str, path: str, root: "inroot.Root") -> None:
         if not os.path.isfile(path):

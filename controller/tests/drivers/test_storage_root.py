@@ -6,8 +6,9 @@ import stat
 
 import pytest
 
+from confine import durable
 from confine.core import keys
-from confine.drivers import inroot
+from confine.drivers import inroot, syscalls
 from confine.errors import StepError
 from tests.drivers.storage_bench import KEY, MIB, Bench, owner
 from tests.drivers.storage_support import (
@@ -31,6 +32,18 @@ def test_host_name_hosts_and_resolver_are_written_and_links_replaced(bench):
 
 def mode_and_owner(path):
     return stat.S_IMODE(os.stat(path).st_mode), owner(path)
+
+
+def test_all_of_a_root_is_on_the_disk_before_it_counts_as_deployed_with_one_sync(bench, monkeypatch):
+    step = bench.step()
+    for verb in ("allocate", "format", "mount"):
+        getattr(bench.storage, verb)(step)
+    done = []
+    for module, name in ((os, "fsync"), (syscalls, "syncfs"), (durable, "write_checked")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, real=real: (done.append(name), real(*a))[1])
+    bench.storage.populate(step)
+    assert done[:2] == ["syncfs", "write_checked"]
 
 
 def test_debian_keeps_keys_in_roots_home_for_root_alone(bench):
