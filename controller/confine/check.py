@@ -266,6 +266,22 @@ def _origin(uri: str) -> str:
     return uris.origin(uri)
 
 
+def _other_tincd(facts: Facts) -> "Finding | None":
+    """OpenWrt's own tinc service would start a second tincd for the same network."""
+    from confine.drivers import uci
+
+    try:
+        section = uci.load("tinc", facts.paths.uci).get("confine") or {}
+    except ConfineError:
+        return None
+    if section.get("enabled") != "1":
+        return None
+    todo = "uci set tinc.confine.enabled=0; uci commit tinc; /etc/init.d/tinc stop; /etc/init.d/confine-overlay restart"
+    return Finding(
+        WARN, "overlay", "/etc/config/tinc has a network confine enabled: two tincd are in each other's way", todo
+    )
+
+
 def overlay(facts: Facts) -> "list[Finding]":
     """Where there is to be an overlay, tincd runs and its peers are reached."""
     doc = (facts.status or {}).get("overlay") or {}
@@ -275,9 +291,10 @@ def overlay(facts: Facts) -> "list[Finding]":
         todo = "/etc/init.d/confine-overlay restart, then see the system log"
         return [Finding(FAIL, "overlay", "tincd does not run", todo)]
     wanted = [peer for peer in doc["peers"] if peer["connect"]]
+    rival = _other_tincd(facts)
     reached = [peer["name"] for peer in wanted if peer["reachable"]]
     away = ["{} {}".format(peer["name"], peer["said"] or "") for peer in wanted if not peer["reachable"]]
-    found = []
+    found = [rival] if rival is not None else []
     if away:
         state = WARN if reached else FAIL
         found.append(Finding(state, "overlay", "not reached: " + "; ".join(away).strip(), "see confine overlay"))

@@ -157,3 +157,16 @@ def test_what_to_do_stands_below_what_is_wrong(tmp_path):
     assert text.splitlines()[0].startswith("fail  registry  no usable address")
     assert "-> uci add_list" in text.splitlines()[1]
     assert text.endswith("1 to put right\n")
+
+
+def overlay_status(**members):
+    peer = {"name": "server_1", "connect": True, "reachable": True, "said": None}
+    doc = {"asked": True, "running": True, "address": "fd65::2", "published": True, "peers": [{**peer, **members}]}
+    return status(overlay=doc)
+
+
+def test_an_overlay_without_its_server_fails_and_names_it(tmp_path):
+    assert states(check.overlay(facts(tmp_path, status=overlay_status()))) == [OK]
+    assert check.overlay(facts(tmp_path, status=status())) == []
+    findings = check.overlay(facts(tmp_path, status=overlay_status(reachable=False, said="no address of it answers")))
+    assert states(findings) == [FAIL] and "server_1 no address of it answers" in said(findings)

@@ -119,3 +119,19 @@ def test_a_trace_names_slice_people_and_flows():
     for words in ("certain: sliver 5@1 of slice mesh", "Ann  researcher", "192.168.241.5:4000 - 192.0.2.1:80"):
         assert words in text
     assert "nothing is recorded" in tables.traced([])
+
+
+PEER = {"name": "server_1", "connect": True, "reachable": True, "since": 940.0, "last_seen": 1000.0,
+        "addresses": ["10.1.0.2 655"], "at": "10.1.0.2 655", "said": None}  # fmt: skip
+OVERLAY = {"asked": True, "running": True, "interface": True, "name": "node_18", "address": "fd65:fc41:c50f:12::2",
+           "pubkey": "-----BEGIN PUBLIC KEY-----", "published": False, "peers": [PEER]}  # fmt: skip
+
+
+def test_the_overlay_shows_key_peers_and_what_to_do_with_the_key():
+    text = tables.overlay(OVERLAY, colour=False, now=1000.0)
+    assert "overlay node_18  fd65:fc41:c50f:12::2  tincd runs" in text
+    assert "server_1  reachable  1 min ago  10.1.0.2 655" in text
+    assert "BEGIN PUBLIC KEY" in text and "confine overlay --publish" in text
+    away = {**PEER, "reachable": False, "at": None, "said": "no address of it answers"}
+    assert "server_1  away" in tables.overlay({**OVERLAY, "peers": [away]}, colour=False, now=1000.0)
+    assert "no overlay is asked for" in tables.overlay({**OVERLAY, "asked": False}, colour=False)

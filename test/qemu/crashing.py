@@ -321,6 +321,64 @@ def _look(node: CrashNode) -> None:
         node.refresh()
 
 
+SEEN = "/run/confine/overlay"
+OVERLAY_ON, OVERLAY_OFF = "the overlay is made", "the overlay is switched off"
+
+
+def _overlay(*settings: str) -> Callable[[CrashNode], None]:
+    """Options of the node's overlay are set."""
+
+    def set_options(node: CrashNode) -> None:
+        lines = "; ".join("uci set confine." + line for line in settings)
+        node.node.sh(f"{lines}; uci commit confine; /etc/init.d/confine reload || true")
+
+    return set_options
+
+
+def _new_overlay(node: CrashNode) -> None:
+    """All of the overlay is to be made."""
+    node.node.sh("rm -rf /etc/tinc/confine")
+    _overlay("overlay=overlay", "overlay.enabled=1", "testbed.mgmt_ipv6_prefix48=fd65:fc41:c50f::/48")(node)
+
+
+def _peer_comes(node: CrashNode) -> None:
+    node.node.write_file(f"/etc/tinc/confine/hosts/peer_{node.number}", "Address = 192.0.2.1\n")
+    _look(node)
+
+
+def _pending(node: CrashNode, reached: bool) -> None:
+    """A change is to be confirmed; a peer is reached, or none is for the time that is given."""
+    before = {"before": {"hosts/peer_0": None}, "wish": "", "state": "pending", "at": 0}
+    node.node.write_file("/etc/tinc/confine/hosts/gate", "Address = 192.0.2.1\n")
+    node.node.write_file("/etc/tinc/confine/tinc.conf", "Name = node_1\nConnectTo = gate\n")
+    node.node.write_file("/etc/tinc/confine/change.json", json.dumps({**before, "number": node.number}))
+    core = "/usr/lib/confine/confine/core/"
+    node.node.sh(f"sed -i 's/^UNDO_S = .*/UNDO_S = 1.0/' {core}overlay_change.py; rm -f {core}__pycache__/overlay_ch*; "
+                 f"mkdir -p {SEEN}; {'echo up >' if reached else 'rm -f '}{SEEN}/gate")  # fmt: skip
+    if not reached:
+        node.node.sh("/etc/init.d/confine restart </dev/null >/dev/null 2>&1", timeout=60)
+    _look(node)
+
+
+def _overlay_is(running: bool) -> Callable[[CrashNode], bool]:
+    def seen(node: CrashNode) -> bool:
+        overlay = node.now()["overlay"]
+        if overlay["running"]:
+            pending = node.node.run(["grep", "-q", "pending", "/etc/tinc/confine/change.json"]).status == 0
+            return running and overlay["interface"] and not pending and _is_up(node)
+        return not running and _is_up(node)
+
+    return seen
+
+
+def _peer_is_known(node: CrashNode) -> bool:
+    """tincd was told: what it was loaded with is as the files are."""
+    plan = node.verb("plan")
+    told = node.node.run(["find", "/run/confine/tinc.loaded", "-newer",
+                          f"/etc/tinc/confine/hosts/peer_{node.number}"]).out  # fmt: skip
+    return bool(told) and not plan["node_steps"] and _overlay_is(True)(node)
+
+
 def _freeze_by_hand(text: str) -> Callable[[CrashNode], None]:
     """Somebody freezes or thaws the sliver without a decision."""
 
@@ -368,6 +426,15 @@ CHANGES = (
     Change("the slice is reset", _renew_slice, _serial("deployment", "slice_instance_sn")),
     Change("the sliver is renewed", _renew_sliver, _serial("allocation", "sliver_instance_sn")),
     Change("keys change", _add_key, _key_is_in),
+    Change(OVERLAY_ON, _new_overlay, _overlay_is(True), "overlay", (OVERLAY_OFF,)),
+    Change(OVERLAY_OFF, _overlay("overlay=overlay", "overlay.enabled=0"), _overlay_is(False), after=(OVERLAY_ON,)),
+    Change("a peer of the overlay comes", _peer_comes, _peer_is_known, "overlay", (OVERLAY_ON,)),
+    Change(
+        "the overlay's change holds", lambda node: _pending(node, True), _overlay_is(True), "overlay", (OVERLAY_ON,)
+    ),
+    Change(
+        "the overlay's change cuts off", lambda node: _pending(node, False), _overlay_is(True), "overlay", (OVERLAY_ON,)
+    ),
     Change("the sliver is paused", _decide("pause"), _is_frozen(True), "paused", ("the sliver is resumed",)),
     Change("the sliver is resumed", _decide("resume"), _is_frozen(False), after=("the sliver is paused",)),
     Change("somebody freezes the sliver", _freeze_by_hand("1"), _is_frozen(False)),
@@ -394,6 +461,7 @@ CHANGES = (
     Change(REBOOT, _reboot, _has_rebooted),
 )
 BY_NAME = {change.name: change for change in CHANGES}
+WAY_BACK["overlay"] = OVERLAY_OFF
 
 
 class Lab:

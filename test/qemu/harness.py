@@ -64,7 +64,9 @@ class Hardware:
     """What a node is made of. A snapshot only runs on the hardware it was made on.
 
     netdevs: QEMU netdev specifications without the id, one further network card for each (eth1, ...).
-    forwards: TCP port on the host's 127.0.0.1 to port of the node.
+    forwards: TCP port on the host's 127.0.0.1 to port of the node. uplink: such a specification for eth0, in place of
+    QEMU's own network that the host is on (then there are no forwards). mac: the first five bytes of all its hardware
+    addresses, "52:54:00:00:01"; without it all nodes have the same ones.
     """
 
     memory_mib: int = 768
@@ -72,6 +74,8 @@ class Hardware:
     netdevs: Sequence[str] = ()
     watchdog: bool = True
     forwards: Mapping[int, int] = field(default_factory=dict)
+    uplink: str = ""
+    mac: str = ""
     arguments: Sequence[str] = ()
 
 
@@ -107,18 +111,21 @@ class VirtualNode(Machine):
         work: str | None = None,
         console: str | None = None,
         wait_until_up: bool = True,
+        descriptors: Sequence[int] = (),
         **changes: Any,
     ) -> None:
         """disk: a raw or qcow2 image, read only. changes: fields of Hardware (memory_mib=256, netdevs=[...]).
 
         wait_until_up: entering the context waits until the node has started; without, it gives a node that starts.
         work: directory for the log and the overlay, kept; console: path of a UNIX socket for a person's terminal.
+        descriptors: open files that QEMU inherits under the same numbers, for netdevs that name them.
         """
         self.hardware = Hardware(**{**(vars(hardware) if hardware else {}), **changes})
         self._disk = os.path.abspath(disk)
         self._kernel = kernel
         self._snapshot = snapshot
         self._wait_until_up = wait_until_up
+        self._descriptors = tuple(descriptors)
         super().__init__(name or f"node-{os.getpid()}-{next(_numbers)}", [], work, console)
 
     @classmethod
@@ -128,6 +135,7 @@ class VirtualNode(Machine):
 
     def start(self, descriptors: Sequence[int] = ()) -> None:
         """Start the node; comes back when it is up, unless made with wait_until_up=False."""
+        descriptors = (*self._descriptors, *descriptors)
         overlay = os.path.join(self.work, "disk.qcow2")
         if not os.path.exists(overlay):
             _make_overlay(self._disk, overlay)
@@ -255,18 +263,24 @@ def _arguments(hardware: Hardware, disk: str, kernel: KernelBoot | None) -> list
     # The overlay is gone with the node, so flushing it to the host's disk would be time for nothing.
     argv += ["-drive", f"file={disk},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap"]
     argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci"]
-    user = "user,id=net0,ipv4=on,ipv6=on"  # ipv6=on alone switches IPv4 off
-    for port, guest in hardware.forwards.items():
-        user += f",hostfwd=tcp:127.0.0.1:{port}-:{guest}"
-    argv += ["-netdev", user, "-device", "virtio-net-pci,netdev=net0,romfile="]
+    uplink = f"{hardware.uplink},id=net0"
+    if not hardware.uplink:
+        uplink = "user,id=net0,ipv4=on,ipv6=on"  # ipv6=on alone switches IPv4 off
+        uplink += "".join(f",hostfwd=tcp:127.0.0.1:{port}-:{guest}" for port, guest in hardware.forwards.items())
+    argv += ["-netdev", uplink, "-device", "virtio-net-pci,netdev=net0,romfile=" + _mac(hardware, 0)]
     for number, netdev in enumerate(hardware.netdevs, start=1):
-        argv += ["-netdev", f"{netdev},id=net{number}", "-device", f"virtio-net-pci,netdev=net{number},romfile="]
+        device = f"virtio-net-pci,netdev=net{number},romfile={_mac(hardware, number)}"
+        argv += ["-netdev", f"{netdev},id=net{number}", "-device", device]
     if hardware.watchdog:
         argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
     if kernel is not None:
         argv += ["-kernel", kernel.kernel, "-initrd", kernel.initrd]
         argv += ["-append", f"{_COMMAND_LINE} {kernel.options}".strip()]
     return [*argv, *hardware.arguments]
+
+
+def _mac(hardware: Hardware, number: int) -> str:
+    return f",mac={hardware.mac}:{number:02x}" if hardware.mac else ""
 
 
 def _make_overlay(disk: str, overlay: str) -> None:

@@ -100,6 +100,11 @@ class Screen:
 def main() -> int:
     """Exit status as the module says."""
     once = os.environ.get("ONCE") == "1"
+    count = os.environ.get("NODES") or "1"
+    if count != "1":
+        from qemu import run_community  # several nodes on a community LAN, with an overlay
+
+        return run_community.main(int(count) if count.isdigit() else 0, once)
     screen = Screen()
     os.makedirs(WORK, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

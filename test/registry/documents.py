@@ -64,6 +64,13 @@ class Testbed:
             raise Broken(f"{path}: holds no object")
         return value
 
+    def change(self, name: str, members: dict[str, Any]) -> None:
+        """Set members of the JSON file `name`, as a whole or not at all."""
+        path = os.path.join(self.path, name + ".json")
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            json.dump({**self.raw(name), **members}, file, indent=2)
+        os.replace(path + ".new", path)
+
     def numbers(self, collection: str) -> list[int]:
         """The ids of all objects of a collection."""
         try:

@@ -175,6 +175,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         scheme = "http" if self.server.context is None else "https"
         self.send_reply(self.server.registry.answer(self.path, f"{scheme}://{self.headers.get('Host')}"))
 
+    def do_PATCH(self) -> None:
+        """Change members of a document, for who has the token: as a member does by the original's API."""
+        body = self.rfile.read(min(int(self.headers.get("Content-Length") or 0), CHUNK))
+        item = ITEM.fullmatch(self.path)
+        if not self.server.token or self.headers.get("Authorization") != "Token " + self.server.token:
+            self.send_reply(Reply(403, json_type(BASE), b'{"detail": "Invalid token"}'))
+        elif item is None or item[1] not in KINDS:
+            self.send_reply(html(404, "Not Found"))
+        else:
+            self.server.registry.testbed.change(f"{item[1]}/{item[2]}", json.loads(body))
+            self.do_GET()
+
     def send_reply(self, reply: Reply) -> None:
         """Send `reply` by the transport rules."""
         etag = hashlib.md5(reply.body, usedforsecurity=False).hexdigest()
@@ -237,10 +249,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     """The registry on a port. A context manager: serves in a thread until the block ends.
 
-    cert, key: PEM files, None: plain http. port 0: any free one. requests: the paths asked for, in order.
+    cert, key: PEM files, None: plain http. port 0: any free one. requests: the paths asked for, in order. token: who
+    has it may change documents; None: nobody.
     """
 
     daemon_threads = True
+    token: str | None = None
     poll_s = 0.25  # how soon the end of the block is noticed
     request_queue_size = 128
 

@@ -8,6 +8,7 @@ registry at its first start. What the registry says replaces the files of those 
     a file does not say what it should          overlay configure
     tincd does not run, or must begin anew      overlay start
     it runs with other files than there are     overlay reload
+    no peer is reached with changed files       overlay undo (overlay_change.py), else overlay confirm
 
 A failing step of the overlay holds nothing else back: slivers run on without it.
 """
@@ -16,6 +17,7 @@ import binascii
 import hashlib
 
 from confine.core import addressing, rsa
+from confine.core import overlay_change as changes
 from confine.core import overlay_files as files
 from confine.core.model import Problem, Record, Step
 from confine.core.overlay_documents import BACKEND_TINC, is_name
@@ -24,11 +26,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from confine.core.overlay_change import OverlayChange
     from confine.core.overlay_documents import OverlayTarget
     from confine.core.settings import Settings
 
 OVERLAY = "overlay"  # the subject of its steps
 NODE_PREFIX = "node_"
+UNDONE_TEXT = (
+    "a change that the registry asks for was undone: with it no peer could be reached. See to the servers' keys and "
+    "addresses there; it is tried again in some hours."
+)
 DOWN_S = 60.0  # so long a peer may be away before it is a problem
 
 
@@ -50,10 +57,12 @@ class OverlayFound(Record):
     private key; None: there is none that can be used. pid: of the tincd that runs. loaded: what it was started and
     last reloaded with (`fingerprints`), or None. interface: its network interface is as it should be. peers: {name:
     PeerSeen}. refused: {name: what its addresses said when they were tried}. program: tincd is installed. seen: the
-    directory where what was seen of peers lies.
+    directory where what was seen of peers lies. change: one that is not confirmed, or was undone; age: seconds since
+    it was first seen so.
     """
 
-    FIELDS = ("conf", "up", "hosts", "key", "pid", "loaded", "interface", "peers", "refused", "program", "seen")
+    FIELDS = ("conf", "up", "hosts", "key", "pid", "loaded", "interface", "peers", "refused", "program", "seen",
+              "change")  # fmt: skip
 
     def __init__(
         self,
@@ -68,6 +77,8 @@ class OverlayFound(Record):
         refused: "dict[str, str] | None" = None,
         program: bool = True,
         seen: str = "/run/confine/overlay",
+        change: "OverlayChange | None" = None,
+        age: float = 0.0,
     ) -> None:
         self.conf = conf
         self.up = up
@@ -80,6 +91,8 @@ class OverlayFound(Record):
         self.refused = refused or {}
         self.program = program
         self.seen = seen
+        self.change = change
+        self.age = age
 
 
 class OverlayWish(Record):
@@ -97,6 +110,10 @@ class OverlayWish(Record):
         self.files = files
         self.connect = connect
         self.watched = watched
+
+    def digest(self) -> str:
+        """A short text that stands for what is to be changed."""
+        return _digest([path + "\n" + str(self.files[path]) for path in sorted(self.files)])
 
 
 def asked(target: "OverlayTarget | None", found: OverlayFound, settings: "Settings") -> "bool | None":
@@ -233,11 +250,27 @@ def plan(
         has = "has no key" if target is not None and target.key is None else "has another key"
         message = "The registry " + has + " of this node: `confine overlay` says what to do."
         problems.append(Problem("/tinc/pubkey", message))
+    if undone(found, wished):
+        wished.files = {}
+        problems.append(Problem("", "Overlay: " + UNDONE_TEXT))
     return _steps(target, found, wished), problems + _away(found, wished.connect, now)
+
+
+def undone(found: OverlayFound, wished: OverlayWish) -> bool:
+    """Whether just this change was tried and undone, not long ago."""
+    change = found.change
+    if change is None or change.state != changes.UNDONE or not wished.files:
+        return False
+    return change.wish == wished.digest() and found.age < changes.RETRY_S
 
 
 def _steps(target: "OverlayTarget | None", found: OverlayFound, wished: OverlayWish) -> "list[Step]":
     steps = []
+    if found.change is not None and found.change.state == changes.PENDING:
+        if changes.is_connected(found, wished.connect):
+            steps.append(_step("confirm", "A peer is reached with the changed files.", target))
+        elif found.age > changes.UNDO_S:
+            return [_step("undo", "No peer is reached with the changed files.", target)]
     if found.key is None:
         steps.append(_step("key", "The node has no usable key of its own.", target))
     if wished.files or found.key is None:
@@ -245,10 +278,10 @@ def _steps(target: "OverlayTarget | None", found: OverlayFound, wished: OverlayW
         steps.append(_step("configure", "Not as they should be: " + which + ".", target))
     if found.pid is None:
         steps.append(_step("start", "tincd does not run.", target))
-    elif steps or found.loaded is None or found.loaded != fingerprints(found):
+    elif wished.files or found.key is None or found.loaded != fingerprints(found):
         if found.loaded is not None and found.loaded[0] == fingerprints(found)[0] and _only_peers(wished, found):
             steps.append(_step("reload", "Peers have changed.", target))
-        elif found.loaded is None and not steps:
+        elif found.loaded is None and not wished.files and found.key is not None:
             steps.append(_step("reload", "It is not known what tincd was started with.", target))
         else:
             steps.append(_step("start", "The node's own name, key or address has changed.", target))

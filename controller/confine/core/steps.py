@@ -23,6 +23,8 @@ STEPS = {
     ("overlay", "configure"): (NODE, "write the overlay's files: its name, its peers, its address"),
     ("overlay", "start"): (NODE, "start tincd, or start it anew"),
     ("overlay", "reload"): (NODE, "have tincd read its files again; what is connected stays so"),
+    ("overlay", "confirm"): (NODE, "keep the overlay's changed files: a peer is reached with them"),
+    ("overlay", "undo"): (NODE, "put the overlay's files back as they were before a change"),
     ("overlay", "stop"): (NODE, "stop tincd"),
     ("boot", "reboot"): (NODE, "reboot the node, once for each grown boot_sn"),
     ("journal", "book"): (ALLOCATE, "book the sliver's number, memory and disk"),

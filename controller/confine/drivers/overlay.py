@@ -5,6 +5,8 @@ share/overlay-peer) when a peer comes and goes; they leave a file in /run/confin
 observed by reading a few small files, with tinc 1.0 and 1.1 alike, and an idle round starts nothing.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,9 +15,11 @@ import time
 
 from confine import durable
 from confine.core import overlay as rules
+from confine.core import overlay_change as changes
 from confine.core import overlay_files, rsa
-from confine.core.overlay import OverlayFound, PeerSeen
+from confine.core.overlay import OverlayFound
 from confine.core.overlay_documents import is_name
+from confine.drivers import tinc
 from confine.drivers.probe import Probe
 from confine.errors import StepError
 
@@ -28,14 +32,10 @@ if TYPE_CHECKING:
 
 NET = "confine"
 SERVICE = "confine-overlay"
-KEY_BITS = 2048
-KEY_S = 300.0
 SERVICE_S = 60
 UP_S = 30.0
-MAX_FILE = 65536
+MAX_FILE = 1 << 20
 MAX_HOSTS = 1024
-IFF_UP = 1
-KEY = "rsa_key.priv"
 SCRIPTS = ("-up", "-down")
 
 
@@ -58,6 +58,7 @@ class Overlay:
         self._texts: dict[str, tuple[tuple[int, int, int], str]] = {}
         self._key: tuple[tuple[int, int, int] | None, rsa.Numbers | None] = (None, None)
         self._probe = Probe()
+        self._change_since: tuple[str, float] = ("", 0.0)
 
     # ---- looking --------------------------------------------------------------------------------------------------
 
@@ -69,17 +70,32 @@ class Overlay:
             up=self._text("tinc-up"),
             hosts=hosts,
             key=self._own_key(),
-            pid=self._pid(),
-            peers=self._peers(),
+            pid=tinc.running(self._pid_file),
+            peers=tinc.peers_seen(self._seen),
             program=shutil.which("tincd") is not None,
             seen=self._seen,
         )
         found.loaded = self._read_loaded(found.pid)
         if found.pid is not None:
-            found.interface = self._interface_right(found)
+            found.interface = tinc.interface_right(overlay_files.value_of(conf_of(found), "interface") or NET, found.up)
             self._probe_missing(found)
         found.refused = self._probe.said
+        self._look_at_change(found)
         return found
+
+    def _look_at_change(self, found: OverlayFound) -> None:
+        """A change that is under way or was undone, and how long it has been seen so."""
+        text = self._text(changes.FILE)
+        if text is None:
+            self._change_since = ("", 0.0)
+            return
+        if self._change_since[0] != text:
+            self._change_since = (text, time.monotonic())
+        try:
+            found.change = changes.parse(json.loads(text))
+        except (ValueError, RecursionError):
+            found.change = None
+        found.age = time.monotonic() - self._change_since[1]
 
     def _text(self, name: str) -> "str | None":
         """The text of a file below /etc/tinc/confine, None if it is no file of a usable size."""
@@ -109,28 +125,17 @@ class Overlay:
         return {name: text for name, text in texts.items() if text is not None}
 
     def _own_key(self) -> "rsa.Numbers | None":
-        """The public half of the node's key. None: absent, cut off, or open to others' eyes and not to be mended."""
-        path = os.path.join(self._etc, KEY)
+        """The public half of the node's key. None: absent, or cut off."""
+        path = os.path.join(self._etc, tinc.KEY)
         try:
             info = os.stat(path)
             stamp = (info.st_mtime_ns, info.st_size, info.st_ino)
             if self._key[0] != stamp:
                 with open(path, encoding="ascii", errors="replace") as file:
-                    self._key = (stamp, usable_key(file.read(MAX_FILE)))
+                    self._key = (stamp, tinc.usable_key(file.read(rsa.MAX_PEM)))
         except OSError:
             return None
         return self._key[1]
-
-    def _pid(self) -> "int | None":
-        """The tincd of our pid file, if that process is one."""
-        try:
-            with open(self._pid_file, encoding="ascii") as file:
-                pid = int(file.read(64).split()[0])  # 1.1 writes its control cookie behind it
-            with open("/proc/{}/stat".format(pid), encoding="ascii", errors="replace") as file:
-                name, _, rest = file.read().partition("(")[2].rpartition(")")
-        except (OSError, ValueError, IndexError):
-            return None
-        return pid if name == "tincd" and rest.split()[0] not in ("Z", "X") else None
 
     def _read_loaded(self, pid: "int | None") -> "tuple[str, str] | None":
         try:
@@ -140,56 +145,23 @@ class Overlay:
             return None
         return (words[1], words[2]) if len(words) == 3 and words[0] == str(pid) else None
 
-    def _peers(self) -> "dict[str, PeerSeen]":
-        """What the scripts left: a file for each peer, "up ADDRESS" or "down", as old as that."""
-        found = {}
-        try:
-            with os.scandir(self._seen) as entries:
-                for entry in entries:
-                    if is_name(entry.name):
-                        with open(entry.path, encoding="ascii", errors="replace") as file:
-                            words = file.read(128).split()
-                        if words:
-                            found[entry.name] = PeerSeen(words[0] == "up", entry.stat().st_mtime, " ".join(words[1:]))
-        except OSError:
-            pass
-        return found
-
-    def _interface_right(self, found: OverlayFound) -> bool:
-        """Whether tincd's interface is up, with the MTU and the address that tinc-up gives it."""
-        conf = overlay_files.options(found.conf or "")
-        base = "/sys/class/net/" + (overlay_files.value_of(conf, "interface") or NET)
-        try:
-            with open(base + "/flags", encoding="ascii") as file:
-                up = int(file.read(), 16) & IFF_UP
-            with open(base + "/mtu", encoding="ascii") as file:
-                mtu = int(file.read())
-            with open("/proc/net/if_inet6", encoding="ascii") as file:
-                addresses = [line.split() for line in file]
-        except (OSError, ValueError):
-            return False
-        name = os.path.basename(base)
-        there = [words[0] for words in addresses if len(words) == 6 and words[5] == name and words[2] == "30"]
-        wanted = [line.split()[4].partition("/")[0] for line in (found.up or "").splitlines() if "replace" in line]
-        return bool(up) and mtu == overlay_files.MTU and all(packed(address) in there for address in wanted)
-
     def _probe_missing(self, found: OverlayFound) -> None:
         """Find out, now and then, why peers that should be connected are not."""
         missing = {}
-        for name in overlay_files.values_of(overlay_files.options(found.conf or ""), "connectto"):
+        for name in overlay_files.values_of(conf_of(found), "connectto"):
             seen = found.peers.get(name)
             if name in found.hosts and (seen is None or not seen.up):
                 lines = overlay_files.values_of(overlay_files.options(found.hosts[name]), "address")
-                missing[name] = [address_of(line) for line in lines]
+                missing[name] = [tinc.address_of(line) for line in lines]
         self._probe.look(missing)
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
     def key(self, step: "Step") -> None:
         """Make the node's key, durably, in one piece; one that cannot be used is put aside."""
-        path = os.path.join(self._etc, KEY)
+        path = os.path.join(self._etc, tinc.KEY)
         self._directories()
-        if usable_key(made_key := make_key(self._etc)) is None:
+        if tinc.usable_key(made_key := tinc.make_key(self._etc)) is None:
             raise StepError("the key that tinc made for {} cannot be read".format(path))
         if os.path.lexists(path):
             durable.set_aside(path)
@@ -198,20 +170,60 @@ class Overlay:
     def configure(self, step: "Step") -> None:
         """Write the files that do not say what they should, tinc.conf last: it is what names the others."""
         self._directories()
+        self._not_in_the_second_of_the_last_load()
         found = self.observe()
         wished = self._wish(step.target, found)
+        connected = changes.is_connected(found, overlay_files.values_of(conf_of(found), "connectto"))
+        change = changes.begun(found, wished, connected, time.time())
         try:
+            if change is not None:
+                durable.write_json(os.path.join(self._etc, changes.FILE), change.as_doc())
+            else:
+                durable.remove(os.path.join(self._etc, changes.FILE))
             for path in sorted(wished.files, key=lambda path: (path == "tinc.conf", path)):
-                content = wished.files[path]
-                where = os.path.join(self._etc, path)
-                if content is None:
-                    durable.remove(where)
-                else:
-                    durable.write_atomic(where, content.encode(), 0o755 if path == "tinc-up" else 0o644)
-            os.chmod(os.path.join(self._etc, KEY), 0o600)
+                self._put(path, wished.files[path])
+            os.chmod(os.path.join(self._etc, tinc.KEY), 0o600)
             self._link_scripts(wished.watched, wished.name)
         except OSError as error:
             raise StepError("the overlay's files in {} cannot be written: {}".format(self._etc, error))
+
+    def _last_load(self) -> float:
+        """When tincd was last started or told to read its files, wall clock seconds; 0 if that is not known."""
+        try:
+            return os.stat(self._loaded).st_mtime
+        except OSError:
+            return 0.0
+
+    def _not_in_the_second_of_the_last_load(self) -> None:
+        """tincd compares whole seconds: a file written in the second of a reload is not seen by the next one."""
+        wait = int(self._last_load()) + 1 - time.time()
+        if 0 < wait <= 1:
+            time.sleep(wait)
+
+    def _put(self, path: str, content: "str | None") -> None:
+        where = os.path.join(self._etc, path)
+        if content is None:
+            durable.remove(where)
+        else:
+            durable.write_atomic(where, content.encode(), 0o755 if path == "tinc-up" else 0o644)
+
+    def confirm(self, step: "Step") -> None:
+        """The changed files stay."""
+        durable.remove(os.path.join(self._etc, changes.FILE))
+
+    def undo(self, step: "Step") -> None:
+        """Put back what the files said before the change, and start tincd with it."""
+        change = self.observe().change
+        if change is None or change.state != changes.PENDING:
+            return
+        try:
+            for path in sorted(change.before):
+                self._put(path, change.before[path])
+            change.state = changes.UNDONE
+            durable.write_json(os.path.join(self._etc, changes.FILE), change.as_doc())
+        except OSError as error:
+            raise StepError("the overlay's files in {} cannot be put back: {}".format(self._etc, error))
+        self.start(step)
 
     def _directories(self) -> None:
         try:
@@ -237,7 +249,7 @@ class Overlay:
 
     def start(self, step: "Step") -> None:
         """Start tincd, anew if it runs. StepError if it does not run, or its interface is not as it should be."""
-        verb = "start" if self._pid() is None else "restart"
+        verb = "start" if tinc.running(self._pid_file) is None else "restart"
         self._link_scripts_of(step.target)
         self._run_service(verb)
         deadline = time.monotonic() + UP_S
@@ -262,12 +274,19 @@ class Overlay:
         found = self.observe()
         if found.pid is None:
             raise StepError("tincd does not run: it cannot be told of its new peers")
+        if self._last_load() > time.time():  # the clock was put back: tincd would take all files for old ones
+            self.start(step)
+            return
         os.kill(found.pid, signal.SIGHUP)
         self._note_loaded(found)
 
     def stop(self, step: "Step") -> None:
-        """Stop tincd."""
+        """Stop tincd; what it told is gone with it."""
         self._run_service("stop")
+        shutil.rmtree(self._seen, ignore_errors=True)
+        for path in (self._loaded, self._pid_file):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def _wish(self, target: "OverlayTarget | None", found: OverlayFound) -> rules.OverlayWish:
         try:
@@ -292,51 +311,6 @@ class Overlay:
             raise StepError("{} {} failed (status {}): {}".format(self._service[0], verb, done.returncode, said))
 
 
-def usable_key(text: str) -> "rsa.Numbers | None":
-    """The public numbers of a whole private key, else None."""
-    try:
-        return rsa.numbers(text, rsa.PRIVATE)
-    except ValueError:
-        return None
-
-
-def packed(address: str) -> str:
-    """An IPv6 address as /proc/net/if_inet6 has it."""
-    import socket
-
-    try:
-        return socket.inet_pton(socket.AF_INET6, address).hex()
-    except OSError:
-        return address
-
-
-def address_of(line: str) -> "tuple[str, int]":
-    """(host, port) of the value of an Address line."""
-    words = line.split()
-    port = int(words[1]) if len(words) > 1 and words[1].isdigit() else 655
-    return words[0], port
-
-
-def make_key(etc: str) -> str:
-    """A new private key, made by tinc itself (1.1 by its program tinc, 1.0 by tincd) in a directory of its own."""
-    scratch = os.path.join(etc, durable.TEMPORARY + "key")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        os.mkdir(scratch, 0o700)
-        os.mkdir(os.path.join(scratch, "hosts"), 0o700)
-        with open(os.path.join(scratch, "tinc.conf"), "w", encoding="ascii") as file:
-            file.write("Name = new\n")
-        if shutil.which("tinc") is not None:
-            command = ["tinc", "-b", "-c", scratch, "generate-rsa-keys", str(KEY_BITS)]
-        else:
-            command = ["tincd", "-c", scratch, "-K{}".format(KEY_BITS)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=KEY_S, check=False)
-        with open(os.path.join(scratch, KEY), encoding="ascii") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())[-300:] if "done" in locals() else str(error)
-        raise StepError("tinc made no key: " + said)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise StepError("no key can be made in {}: {}".format(etc, error))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def conf_of(found: OverlayFound) -> "overlay_files.Options":
+    """The options of tinc.conf as it is."""
+    return overlay_files.options(found.conf or "")

@@ -131,3 +131,15 @@ def test_every_family_is_described_and_named_by_its_unit() -> None:
     for name, (kind, words) in metrics.FAMILIES.items():
         assert re.fullmatch("confine_[a-z_]+", name) and (kind == "counter") == name.endswith("_total")
         assert words.endswith(".") and "\n" not in words
+
+
+def test_the_overlays_peers_are_told_one_by_one() -> None:
+    samples = metrics.Samples()
+    peers = [{"name": "server_1", "reachable": True, "last_seen": 1000.0},
+             {"name": "server_2", "reachable": False, "last_seen": None}]  # fmt: skip
+    metrics._overlay(samples, {"asked": True, "running": True, "interface": True, "peers": peers}, 1000.0)
+    found = parsed(samples.text())
+    assert value(found, "confine_overlay_up") == 1
+    assert value(found, "confine_overlay_peer_reachable", peer="server_2") == 0
+    assert value(found, "confine_overlay_peer_seen_seconds", peer="server_1") == 0
+    assert ("confine_overlay_peer_seen_seconds", frozenset({("peer", "server_2")})) not in found

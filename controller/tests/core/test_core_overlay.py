@@ -2,7 +2,7 @@
 
 from core_world import BASE, settings
 
-from confine.core import overlay, overlay_documents, overlay_files, rsa
+from confine.core import overlay, overlay_change, overlay_documents, overlay_files, rsa
 from confine.core.overlay import OverlayFound, PeerSeen
 
 TYPE_CHECKING = False
@@ -207,3 +207,69 @@ def test_a_key_that_is_cut_off_or_none_is_refused() -> None:
         except ValueError:
             continue
         raise AssertionError("taken: " + repr(text))
+
+
+def changed(found: OverlayFound, more: "Any", since: float = 900.0) -> "Any":
+    """What is kept when a connected node's files follow `more`."""
+    found.peers = {"server_2": PeerSeen(True, since, "")}
+    wished = overlay.wish(target(more), found, here())
+    return overlay_change.begun(found, wished, overlay_change.is_connected(found, ["server_2"]), 1000.0)
+
+
+def test_a_change_of_a_connected_node_is_confirmed_once_a_peer_is_reached_with_it() -> None:
+    other = [server(2, tinc=tinc("server_2", KEY, [address("10.1.0.2")]))]
+    before = settled([server(2)])
+    change = changed(before, other)
+    assert change.before == {"hosts/server_2": before.hosts["server_2"]}
+    found = settled(other)
+    found.change = overlay_change.parse(change.as_doc())
+    found.peers = {"server_2": PeerSeen(True, 999.0, "")}
+    assert verbs(target(other), found) == []
+    found.peers = {"server_2": PeerSeen(True, 1001.0, "")}
+    assert verbs(target(other), found) == ["confirm"]
+
+
+def test_without_any_peer_for_a_minute_it_is_undone_and_not_tried_again_for_hours() -> None:
+    other = [server(2, tinc=tinc("server_2", KEY, [address("10.1.0.2")]))]
+    change = changed(settled([server(2)]), other)
+    found = settled(other)
+    found.change, found.age = change, 59.0
+    assert verbs(target(other), found) == []
+    found.age = 61.0
+    assert verbs(target(other), found) == ["undo"]
+    found = settled([server(2)])
+    found.change = overlay_change.OverlayChange(change.before, change.wish, "undone", 1000.0)
+    assert verbs(target(other), found) == []
+    assert "was undone" in messages(target(other), found)
+    assert verbs(target([server(2), server(5)]), found) == ["configure", "reload"]
+    found.age = 7 * 3600.0
+    assert verbs(target(other), found) == ["configure", "reload"]
+
+
+def test_a_node_that_was_not_connected_and_one_with_another_id_have_nothing_to_go_back_to() -> None:
+    found = settled([server(2)])
+    wished = overlay.wish(target([server(2), server(5)]), found, here())
+    assert overlay_change.begun(found, wished, False, 1000.0) is None
+    wished = overlay.wish(target([server(2)]), found, here(node_id=43))
+    assert overlay_change.begun(found, wished, True, 1000.0) is None
+
+
+def test_a_kept_change_that_names_other_files_is_none() -> None:
+    for doc in (None, [], {}, {"before": {"../x": ""}, "wish": "", "state": "pending", "at": 1},
+                {"before": {"hosts/..": None}, "wish": "", "state": "pending", "at": 1},
+                {"before": {"tinc.conf": 5}, "wish": "", "state": "pending", "at": 1},
+                {"before": {}, "wish": "", "state": "lost", "at": 1}):  # fmt: skip
+        assert overlay_change.parse(doc) is None
+
+
+def test_the_status_tells_who_is_reached_and_the_nodes_own_key() -> None:
+    docs = [server(2), server(5)]
+    found = settled(docs)
+    found.peers = {"server_2": PeerSeen(True, 900.0, "10.1.0.2 655"), "server_5": PeerSeen(False, 950.0, "")}
+    shown = overlay.report(target(docs, {"tinc": tinc("node_42", KEY)}), found, here(), 1000.0)
+    assert (shown["name"], shown["address"], shown["published"]) == ("node_42", "fd65:fc41:c50f:2a::2", True)
+    assert [(peer["name"], peer["reachable"], peer["last_seen"]) for peer in shown["peers"]] == [
+        ("server_2", True, 1000.0), ("server_5", False, 950.0)
+    ]  # fmt: skip
+    found.pid = None
+    assert not any(peer["reachable"] for peer in overlay.report(target(docs), found, here(), 1000.0)["peers"])

@@ -4,8 +4,9 @@ import json
 
 from core_world import DATA, NODE_ID, World, desired, limits, name_of, node_target, sliver_target
 
-from confine.core import report
+from confine.core import report, rsa
 from confine.core.model import Desired, Interface, Problem
+from confine.core.overlay import OverlayFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,3 +116,12 @@ def test_each_error_is_shown_once() -> None:
     twice = Desired(node_target(problems=[Problem("/x", "Odd."), Problem("/x", "Odd.")]), [], True, [])
     world.settle(twice)
     assert node_doc(world, twice)["errors"] == [{"member": "/x", "message": "Odd."}]
+
+
+def test_the_node_shows_the_tinc_key_that_it_really_has() -> None:
+    world = World(mgmt_ipv6_prefix48="fd65:fc41:c50f", overlay=True)
+    key = rsa.Numbers(b"\xc3" * 256, b"\1\0\1")
+    asked = desired(sliver_target(5))
+    assert node_doc(world, asked)["tinc"] is None
+    world.observed.overlay = OverlayFound(key=key, pid=1)
+    assert node_doc(world, asked)["tinc"] == {"name": "node_42", "pubkey": rsa.public_pem(key), "addresses": []}

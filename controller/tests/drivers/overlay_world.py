@@ -19,9 +19,9 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 sys.path.insert(0, os.path.join(TOP, "controller"))
 
 from confine.core import overlay as rules  # noqa: E402
-from confine.core import overlay_documents, rsa  # noqa: E402
+from confine.core import overlay_change, overlay_documents, rsa  # noqa: E402
 from confine.core.settings import Settings  # noqa: E402
-from confine.drivers import overlay, probe  # noqa: E402
+from confine.drivers import probe, tinc  # noqa: E402
 from confine.drivers.overlay import Overlay  # noqa: E402
 from confine.paths import Paths  # noqa: E402
 
@@ -72,7 +72,7 @@ class Server:
 
     def new_key(self):
         shutil.rmtree(os.path.join(self.etc, "scratch"), ignore_errors=True)
-        key = overlay.make_key(self.etc)
+        key = tinc.make_key(self.etc)
         self.key = rsa.public_pem(rsa.numbers(key, rsa.PRIVATE))
         self.write("rsa_key.priv", key)
         os.chmod(os.path.join(self.etc, "rsa_key.priv"), 0o600)
@@ -181,6 +181,7 @@ def first_start(world):
 def joins(world):
     world.joined()
     assert "ConnectTo = server_2" in world.file("tinc.conf")
+    assert world.converge() in ([], ["confirm"])
     assert world.plan()[0] == []
     shown = rules.report(world.target(), world.driver.observe(), world.settings, time.time())
     assert [(peer["name"], peer["reachable"], peer["connect"]) for peer in shown["peers"]] == [("server_2", True, True)]
@@ -228,6 +229,7 @@ def key_changed(world):
     world.servers = [world.server.document()]
     assert world.converge() == ["configure", "reload"]
     wait("the server is reached with its new key", world.up)
+    assert world.converge() == []
 
 
 def addresses_dead(world):
@@ -248,7 +250,7 @@ def new_address(world):
     entries = [{"addr": "127.0.0.9", "port": 1, "island": {"uri": "/api/islands/6/", "id": 6}},
                {"addr": "127.0.0.1", "port": PORT, "island": None}]  # fmt: skip
     world.servers = [world.server.document(addresses=entries)]
-    assert world.converge() == ["configure", "reload"]
+    assert world.converge() in (["configure", "reload"], ["configure", "reload", "confirm"])
     assert "Address = 127.0.0.9 1\nAddress = 127.0.0.1 6655\n" in world.file("hosts/server_2")
     wait("the server is reached", world.up)
     assert world.driver.observe().pid == pid
@@ -265,7 +267,7 @@ def node_id_changed(world):
 
 
 def injected(world):
-    key = overlay.make_key(world.work)
+    key = tinc.make_key(world.work)
     world.server = Server(world.work, rsa.numbers(key, rsa.PRIVATE))
     world.server.start()
     own = "Subnet = fd65:fc41:c50f:12::/64\nAddress = 10.0.0.9\n" + rsa.public_pem(rsa.numbers(key, rsa.PRIVATE))
@@ -284,8 +286,25 @@ def injected(world):
     assert os.stat(os.path.join(world.paths.tinc, "rsa_key.priv")).st_mode & 0o777 == 0o600
 
 
+def wrong_key_undone(world):
+    world.joined()
+    world.converge()
+    right = world.file("hosts/server_2")
+    real, world.server.key = world.server.key, rsa.public_pem(rsa.Numbers(b"\xc3" * 256, b"\1\0\1"))
+    world.servers = [world.server.document()]
+    world.server.key = real
+    assert world.converge() == ["configure", "reload"]
+    wait("the server is lost", lambda: not world.up())
+    assert world.file("hosts/server_2") != right
+    wait("what was before is put back", lambda: world.converge() and world.file("hosts/server_2") == right)
+    wait("the server is reached again", world.up)
+    assert "was undone" in world.said() and world.converge() == []
+    world.servers = [world.server.document()]
+    wait("it is said no more", lambda: not world.converge() and "was undone" not in world.said())
+
+
 def half_written(world):
-    whole = overlay.make_key(world.work)
+    whole = tinc.make_key(world.work)
     world.put("tinc.conf", "Name = node_18\nConnectT")
     world.put("rsa_key.priv", whole[: len(whole) // 2])
     world.put("hosts/server_2", "Address = 127.0.0.1 6655\n-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkq")
@@ -312,15 +331,16 @@ def another_island(world):
 
 
 SCENARIOS = [first_start, joins, idle_round, daemon_killed, key_changed, addresses_dead, new_address, node_id_changed,
-             injected, half_written, another_island]  # fmt: skip
+             injected, wrong_key_undone, half_written, another_island]  # fmt: skip
 
 
 def main():
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: who tincd's parent leaves it to may not collect it
     subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    probe.FIRST_S = probe.PAUSE_S = 0.5
+    probe.FIRST_S, probe.PAUSE_S = 0.5, 3.0  # 1.1 lets nobody in who connects too often
     rules.DOWN_S = 0.5
+    overlay_change.UNDO_S = 5.0
     world = World(sys.argv[2])
     try:
         {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[1]](world)

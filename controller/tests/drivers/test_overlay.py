@@ -18,6 +18,7 @@ SENTENCES = {
     "new_address": "a changed address is taken up by a reload, in the registry's order",
     "node_id_changed": "a node with another id gets another name, and its old file goes",
     "injected": "the files of an image generator are taken over as they are",
+    "wrong_key_undone": "a change that cuts the node off is undone, named and not tried again",
     "half_written": "files half written are put right, a half key is put aside",
     "another_island": "only addresses for the node's island are tried",
 }
