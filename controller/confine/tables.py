@@ -95,6 +95,10 @@ def _head(doc: "dict[str, Any]", colour: bool, now: float) -> "list[str]":
     lines.append("registry {}  read {}".format(where, ago(registry["last_read"], now)))
     if registry["error"]:
         lines.append(paint("  " + registry["error"], "fail", colour))
+    overlay = doc.get("overlay")
+    if overlay and overlay["asked"]:
+        reached = ", ".join(peer["name"] for peer in overlay["peers"] if peer["reachable"])
+        lines.append("overlay {}  {}".format(overlay["address"], "reaches " + reached if reached else "reaches nobody"))
     lent = doc["lent"]
     lines.append(
         "lent: memory {memory_booked} of {memory_total} MiB booked, disk {disk_booked} of {disk_total} MiB".format(

@@ -135,3 +135,9 @@ def test_the_overlay_shows_key_peers_and_what_to_do_with_the_key():
     away = {**PEER, "reachable": False, "at": None, "said": "no address of it answers"}
     assert "server_1  away" in tables.overlay({**OVERLAY, "peers": [away]}, colour=False, now=1000.0)
     assert "no overlay is asked for" in tables.overlay({**OVERLAY, "asked": False}, colour=False)
+
+
+def test_the_status_says_whom_the_overlay_reaches():
+    text = tables.status({**doc(), "overlay": OVERLAY}, colour=False, now=1000.0)
+    assert "overlay fd65:fc41:c50f:12::2  reaches server_1" in text
+    assert "overlay" not in tables.status({**doc(), "overlay": {**OVERLAY, "asked": False}}, colour=False, now=1000.0)

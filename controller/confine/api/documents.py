@@ -103,6 +103,8 @@ def _node(status: "dict[str, Any]", asked: "dict[str, Any] | None", addresses: "
     shown = status["node"]
     value: dict[str, Any] = dict(asked or {})
     value.update((name, item) for name, item in shown.items() if item is not None or name not in value)
+    if shown.get("tinc"):  # addresses are the registry's to know
+        value["tinc"] = {"addresses": [], **((asked or {}).get("tinc") or {}), **shown["tinc"]}
     value["uri"] = Own("node/")
     value["soft_version"] = status["version"]
     known = {name: _bare(address) for name, address in (shown.get("addrs") or {}).items()}

@@ -87,13 +87,12 @@ def _network(plan: "Plan") -> "dict[str, Any] | None":
 
 
 def _tinc(desired: "Desired", observed: "Observed", settings: "Settings") -> "dict[str, Any] | None":
-    """The node's tinc member, with the key that it really has; None where there is no overlay."""
+    """Of the node's tinc member, the name and key that it really has; None where there is no overlay."""
     found, target = observed.overlay, desired.overlay
     if found is None or found.key is None or settings.node_id is None or not overlay.asked(target, found, settings):
         return None
-    addresses = [{"addr": host, "port": port} for host, port in (target.addresses if target is not None else [])]
     name = overlay.own_name(target, found, settings.node_id)
-    return {"name": name, "pubkey": rsa.public_pem(found.key), "addresses": addresses}
+    return {"name": name, "pubkey": rsa.public_pem(found.key)}
 
 
 def _node_addresses(node_id: "int | None", settings: "Settings") -> "dict[str, str | None]":

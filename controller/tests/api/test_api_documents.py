@@ -6,6 +6,7 @@ import core_world as core
 import pytest
 from api_world import BASE, Api, FakeNode
 
+from confine.api import documents
 from confine.api.view import DaemonView
 from confine.core.model import Problem
 
@@ -180,3 +181,12 @@ def test_the_daemons_own_node_is_looked_at_anew_after_each_round_and_each_read()
     assert len({first, second, view.revision()}) == 3
     view.refresh()
     assert asked == ["refresh"]
+
+
+def test_the_nodes_tinc_member_has_its_real_key_and_the_registrys_addresses() -> None:
+    status = {"node": {"state": "safe", "tinc": {"name": "node_42", "pubkey": "real"}}, "version": "1", "slivers": []}
+    places = [{"addr": "10.0.0.9", "port": 655, "island": None}]
+    asked = {"uri": core.BASE + "nodes/42/", "tinc": {"name": "node_42", "pubkey": "old", "addresses": places}}
+    found = documents.build(status, {"node": asked}, {})["node/"].value["tinc"]
+    assert found == {"name": "node_42", "pubkey": "real", "addresses": places}
+    assert documents.build(status, None, {})["node/"].value["tinc"]["addresses"] == []

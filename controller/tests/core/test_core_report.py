@@ -124,4 +124,4 @@ def test_the_node_shows_the_tinc_key_that_it_really_has() -> None:
     asked = desired(sliver_target(5))
     assert node_doc(world, asked)["tinc"] is None
     world.observed.overlay = OverlayFound(key=key, pid=1)
-    assert node_doc(world, asked)["tinc"] == {"name": "node_42", "pubkey": rsa.public_pem(key), "addresses": []}
+    assert node_doc(world, asked)["tinc"] == {"name": "node_42", "pubkey": rsa.public_pem(key)}
