@@ -24,9 +24,16 @@ SENTENCES = {
 }
 
 
+# The others wait for tincd's own timeouts: they are left out of make test-fast.
+QUICK = ("first_start", "joins", "injected", "another_island")
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("tincd") is None, reason="needs root and tincd")
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("scenario", SENTENCES, ids=[text.replace(" ", "-") for text in SENTENCES.values()])
+@pytest.mark.parametrize("scenario", [
+    pytest.param(name, id=text.replace(" ", "-"), marks=() if name in QUICK else pytest.mark.slow)
+    for name, text in SENTENCES.items()
+])  # fmt: skip
 def test_overlay(scenario: str, tmp_path: "os.PathLike[str]") -> None:
     command = ["unshare", "-n", "-m", "setpriv", "--pdeathsig", "KILL", sys.executable, WORLD, scenario, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
