@@ -323,6 +323,19 @@ def network(facts: Facts) -> "list[Finding]":
     return [Finding(WARN if state in todo else OK, "network", said, todo.get(state, ""))]
 
 
+def firewall(facts: Facts) -> "list[Finding]":
+    """The node's own tables stand; as long as they do not, every sliver is cut off."""
+    doc = (facts.status or {}).get("firewall")
+    if doc is None:
+        return []
+    if doc["ok"]:
+        return [Finding(OK, "firewall", "its tables stand")]
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(doc["since"])) if doc["since"] else "the start"
+    said = "slivers are cut off since {}: {}".format(since, doc["said"] or "its tables are not up yet")
+    todo = "see confine log, and what else changes nftables on this node"
+    return [Finding(FAIL, "firewall", said, todo)]
+
+
 def confirmed_time(facts: Facts) -> "list[Finding]":
     """Slices expire only by confirmed time."""
     from confine.clock import ntp_date
@@ -369,6 +382,6 @@ def cache(facts: Facts) -> "list[Finding]":
 
 
 CHECKS = (
-    configuration, daemon, network, registry, overlay, confirmed_time, kernel, cgroups, nftables, tools, data, cache,
-    limits, decided,
+    configuration, daemon, network, firewall, registry, overlay, confirmed_time, kernel, cgroups, nftables, tools, data,
+    cache, limits, decided,
 )  # fmt: skip

@@ -54,8 +54,9 @@ class Controller:
         self._crew = Crew(self._carry_out, self._finished)
         self._book = DecisionBook(paths)
         self._machine = Machine(
-            paths, settings, self._journal, self._book, self._reader.fetcher, self._crew.progress, self._reader
-        )
+            paths, settings, self._journal, self._book, self._reader.fetcher, self._crew.progress, self._reader,
+            self._wake,
+        )  # fmt: skip
         self._paths = paths
         self._sentences: dict[str, list[str]] = {}
         self._failures = Failures()

@@ -45,6 +45,7 @@ class Machine:
         fetcher: "Fetcher",
         on_progress: "Callable[[str, str, int, int | None], None]",
         reader: "Reader | None" = None,
+        wake: "Callable[[], None]" = lambda: None,
     ) -> None:
         self.paths = paths
         self._settings = settings
@@ -59,8 +60,8 @@ class Machine:
         self.leases = Leases(os.path.join(paths.run, "leases"), self._lease)
         self.containers = Containers(paths, settings, self.interfaces)
         self.links = Links(settings)
-        self.firewall = Firewall(settings, paths.share, self._to_be_silent)
         self.overlay = Overlay(paths, settings)
+        self.firewall = Firewall(settings, paths.share, self._to_be_silent, wake)
         self._drivers: dict[str, object] = {
             "boot": Boot(),
             "cache": self.cache,
@@ -129,6 +130,7 @@ class Machine:
             given, ports = self.leases.now(), found.wired.ports
             found.wired.leases = {port: given[port].address for port in ports if port in given}
             found.wired.unleased = {port: self.leases.problems[port] for port in ports if port in self.leases.problems}
+            found.admitted = self.firewall.admitted(booking.nr)
         return found
 
     def listen(self, slivers: "dict[str, SliverTarget]") -> None:
@@ -146,13 +148,12 @@ class Machine:
         self.leases.watch(ports, uplinks, [own[0]] if own else [])
 
     def _lease(self, port: str, address: str, seconds: int) -> None:
-        learn = getattr(self.firewall, "lease", None)
-        if learn is not None:
-            learn(port, address, seconds)
+        self.firewall.lease(port, address, seconds)
 
     def close(self) -> None:
         """Nothing of this object goes on."""
         self.leases.close()
+        self.firewall.close()
 
 
 def memory_mib() -> int:

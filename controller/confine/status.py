@@ -74,6 +74,7 @@ class Board:
             "node": {**report.node(desired, plan, observed, bookings, self._settings), "clock": self._clock()},
             "registry": self._registry(),
             "overlay": self._overlay(desired, observed),
+            "firewall": self._firewall(observed),
             "lent": report.lent(observed, bookings, self._settings),
             "records": self._recording.status(),
             "slivers": [self._sliver(name, shown, bookings, jobs.get(name)) for name in names],
@@ -112,6 +113,11 @@ class Board:
                 "waiting": "; ".join(error.message for error in plan.states.get(name, ("", []))[1]),
             }
         return {"node_steps": [step.as_doc() for step in plan.node_steps], "slivers": slivers}
+
+    def _firewall(self, observed: Observed) -> "dict[str, Any]":
+        """ok, and if not: since when (wall clock, if it is known) and why slivers are cut off."""
+        since, said = self._machine.firewall.trouble() or (None, None)
+        return {"ok": observed.firewall and said is None, "since": since, "said": said}
 
     def _before_the_first_round(self) -> "dict[str, Any]":
         node: dict[str, Any] = {"id": self._settings.node_id, "name": None, "state": "debug", "errors": []}

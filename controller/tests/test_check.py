@@ -97,6 +97,16 @@ def test_a_daemon_that_does_not_answer_and_what_it_says_of_the_node(tmp_path):
     assert states(findings) == [OK, WARN] and "firewall" in said(findings)
 
 
+def test_a_firewall_that_does_not_stand_is_a_failure_with_since_when_and_why(tmp_path):
+    assert check.firewall(facts(tmp_path)) == []
+    good = {"ok": True, "since": None, "said": None}
+    assert states(check.firewall(facts(tmp_path, status=status(firewall=good)))) == [OK]
+    bad = {"ok": False, "since": 1795176050.2, "said": "inet confine was changed by process 8546"}
+    findings = check.firewall(facts(tmp_path, status=status(firewall=bad)))
+    assert states(findings) == [FAIL]
+    assert "since 2026-11-20 12:00:50 UTC" in said(findings) and "process 8546" in said(findings)
+
+
 def test_a_registry_that_was_read_lately_is_not_asked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(transport.Transport, "get", lambda *_: pytest.fail("asked"))
     findings = check.registry(facts(tmp_path, status=status(), registry_uris=["https://registry.example/api/"]))

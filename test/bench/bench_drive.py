@@ -33,8 +33,14 @@ DISK_MIB = 24
 PYTHON = ["/usr/bin/python3", "-P", "-s"]
 IMPORTS = "import asyncio, ssl, http.client"
 UP = (("storage", "format"), ("storage", "mount"), ("storage", "populate"), ("limits", "apply"),
-      ("containers", "start"), ("limits", "verify"))  # fmt: skip
-DOWN = (("containers", "stop"), ("limits", "remove"), ("storage", "unmount"), ("storage", "remove"))
+      ("firewall", "admit"), ("containers", "start"), ("limits", "verify"))  # fmt: skip
+DOWN = (
+    ("containers", "stop"),
+    ("firewall", "dismiss"),
+    ("limits", "remove"),
+    ("storage", "unmount"),
+    ("storage", "remove"),
+)
 
 # What a person would type: template and disk mounted, an overlay of both, lxc-start. Less than ours does: no id range
 # of its own (busybox cannot id-map a mount), no limits, keys, checks.

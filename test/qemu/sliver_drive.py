@@ -28,6 +28,7 @@ from confine.paths import Paths
 
 SOCKET = "/run/sliver_drive.sock"
 NODE_ID = 0x12
+SPEAKS = (("containers", "start"), ("interfaces", "attach"))  # the plan has the firewall know its interfaces before
 LIMITS = {"memory_mib": 48, "disk_mib": 24, "cpu_percent": None, "cpu_weight": 100, "pids": 64, "io_mib_s": None,
           "io_ops": None}  # fmt: skip
 paths = Paths()
@@ -80,7 +81,10 @@ def answer(request):
     for driver, verb, nr in request["steps"]:
         began = time.monotonic()
         try:
-            getattr(drivers[driver], verb)(make_step(request, driver, verb, nr))
+            step = make_step(request, driver, verb, nr)
+            if (driver, verb) in SPEAKS and drivers["firewall"].ok():
+                drivers["firewall"].admit(step)
+            getattr(drivers[driver], verb)(step)
         except StepError as failed:
             error = f"{driver} {verb} {nr}: {failed}"
             break

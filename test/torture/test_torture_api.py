@@ -76,8 +76,10 @@ def converse(api: Api, data: bytes) -> bytes:
             sock.shutdown(socket.SHUT_WR)
             while part := sock.recv(65536):
                 parts.append(part)
-        except (ConnectionError, BrokenPipeError):
-            pass  # dropped
+        except TimeoutError:
+            raise
+        except OSError:
+            pass  # dropped; to shut down what was dropped before is no ConnectionError
         return b"".join(parts)
 
 

@@ -80,7 +80,7 @@ def named_or_default(raw: "dict[str, Any]", parsed: Any, problems: "list[Any]") 
         if attribute is None or not isinstance(options, dict) or options.get(".type") != section:
             continue
         if option not in options:
-            assert getattr(parsed, attribute) == ([] if is_list else default)
+            assert getattr(parsed, attribute) == (list(default or ()) if is_list else default)
         elif not is_list:
             try:
                 assert isinstance(options[option], str) and len(options[option]) <= 512

@@ -57,6 +57,12 @@ class Machine:
         words = _read(f"{self._proc}/uptime").split()
         return float(words[0]) if words else None
 
+    def drops(self) -> "dict[tuple[int, str], int]":
+        """{(sliver number, reason): packets} that the firewall dropped."""
+        from confine.drivers.firewall import drops  # lazy: only for the metrics
+
+        return drops()
+
     def own(self) -> "dict[str, float]":
         """This process: memory (resident bytes), cpu (seconds), descriptors and threads (counts)."""
         times = os.times()

@@ -24,6 +24,7 @@ FAMILIES = {
     "confine_node_errors": ("gauge", "Entries of the node's errors."),
     "confine_rounds_total": ("counter", "Rounds of planning since the daemon started."),
     "confine_registry_age_seconds": ("gauge", "Time since the registry was last read without error."),
+    "confine_firewall_in_order": ("gauge", "1 if the node's own nftables tables stand as they were put up."),
     "confine_registry_failing": ("gauge", "1 if the registry could not be read the last time."),
     "confine_overlay_up": ("gauge", "1 if the overlay's daemon runs and its interface is as it should be."),
     "confine_overlay_peer_reachable": ("gauge", "1 for a peer of the overlay that is reached."),
@@ -76,6 +77,10 @@ FAMILIES = {
     "confine_sliver_network_transmit_bytes_total": ("counter", "Bytes that the sliver sent, by interface."),
     "confine_sliver_network_receive_packets_total": ("counter", "Packets that reached the sliver, by interface."),
     "confine_sliver_network_transmit_packets_total": ("counter", "Packets that the sliver sent, by interface."),
+    "confine_sliver_network_refused_packets_total": (
+        "counter",
+        "Packets of the sliver that the firewall dropped since it was put up: spoofed, refused, flooded.",
+    ),
     "confine_sliver_limit_hits_total": ("counter", "How often the sliver ran into a limit since it was started."),
 }
 
@@ -89,6 +94,7 @@ USAGE = {
     "read_bytes": ("confine_sliver_disk_read_bytes_total", 1),
     "write_bytes": ("confine_sliver_disk_written_bytes_total", 1),
 }
+REFUSALS = ("spoofed", "refused", "flooded")
 HITS = {"oom_kills": "memory_killed", "memory_full": "memory", "pids_refused": "processes"}
 
 # "record member" of the records' status: family
@@ -137,8 +143,11 @@ def render(status: "dict[str, Any]", machine: "Machine", served: "dict[str, Any]
         samples.add("confine_api_requests_total", count, status=code)
     samples.add("confine_api_connections", served["connections"])
     samples.add("confine_api_dropped_total", served["dropped"])
-    ports = machine.devices()
+    ports, drops = machine.devices(), machine.drops()
     for shown in status["slivers"]:
+        for reason in REFUSALS if shown.get("nr") is not None else ():
+            count = drops.get((shown["nr"], reason), 0)
+            samples.add("confine_sliver_network_refused_packets_total", count, sliver=shown["id"], reason=reason)
         _sliver(samples, shown)
         _sliver_limits(samples, shown)
         _sliver_machine(samples, shown, machine, ports)
@@ -155,6 +164,8 @@ def _node(samples: Samples, status: "dict[str, Any]", now: float) -> None:
     stands = (node.get("network") or {}).get("state")
     for state in NETWORK_STATES if stands is not None else ():
         samples.add("confine_network_state", int(stands == state), state=state)
+    if "firewall" in status:
+        samples.add("confine_firewall_in_order", int(status["firewall"]["ok"]))
     clock = node.get("clock") or {}
     for by in ("ntp", "registry", "none") if clock else ():
         samples.add("confine_clock_confirmed", int((clock["confirmed"] or "none") == by), by=by)

@@ -19,6 +19,8 @@ EFFECTS = {
     ("storage", "mount"): (("mounted", True),),
     ("storage", "populate"): (("deployed", True),),
     ("limits", "apply"): (("limited", True),),
+    ("firewall", "admit"): (("admitted", True),),
+    ("firewall", "dismiss"): (("admitted", False),),
     ("containers", "start"): (("running", True),),
     ("containers", "stop"): (("running", False),),
     ("interfaces", "detach"): (("wired", False),),
@@ -55,6 +57,7 @@ class Works:
         self.running = found.running
         self.frozen = found.frozen
         self.wired = needs_detach(found, booking)
+        self.admitted = bool(found.admitted)
         self._cached = list(observed.cached)
         self._unpacked = list(observed.unpacked)
 
@@ -91,6 +94,7 @@ class Works:
         removed in any case."""
         if self.running or self.limited:
             self._halt(why)
+        self.dismiss(why)
         self.add("limits", "remove", why)
         self.detach(why)
         if self.mounted:
@@ -101,6 +105,12 @@ class Works:
         if self.frozen:
             self.add("limits", "thaw", "It can only halt in order if its processes run.")
         self.add("containers", "stop", why)
+        self.dismiss(why)
+
+    def dismiss(self, why: str) -> None:
+        """Its interfaces may say nothing any more."""
+        if self.admitted:
+            self.add("firewall", "dismiss", why)
 
     # Up
 
@@ -129,6 +139,7 @@ class Works:
         """From deployed to started."""
         self.mount()
         self.add("limits", "apply", "The limits must stand before anything runs under them.")
+        self.add("firewall", "admit", "The firewall must know its interfaces before they speak.")
         self.add("containers", "start", why)
         self.add("limits", "verify", "A sliver counts as started only if its limits hold.")
 

@@ -314,10 +314,11 @@ class SliverObserved(Record):
     formatted, mounted, limited, running: as found. limits_held: the limits read back equal those asked for
     (None: not running). init_pid: host pid of the sliver's init. frozen: its processes are kept from running.
     damaged: what is wrong with its documents, a sentence each; one that is there and damaged is {} here.
+    admitted: the ports (firewall.Port) that the firewall lets speak for it.
     """
 
     FIELDS = ("name", "allocation", "deployment", "formatted", "mounted", "limited", "running", "limits_held",
-              "init_pid", "frozen", "damaged", "wired")  # fmt: skip
+              "init_pid", "frozen", "damaged", "wired", "admitted")  # fmt: skip
 
     def __init__(
         self,
@@ -333,6 +334,7 @@ class SliverObserved(Record):
         frozen: bool = False,
         damaged: "list[str] | None" = None,
         wired: "Wired | None" = None,
+        admitted: "list[Any] | None" = None,
     ) -> None:
         self.name = name
         self.allocation = allocation
@@ -346,6 +348,7 @@ class SliverObserved(Record):
         self.frozen = frozen
         self.damaged = damaged if damaged is not None else []
         self.wired = wired
+        self.admitted = admitted if admitted is not None else []
 
 
 class Observed(Record):

@@ -162,16 +162,38 @@ def parse_host_name(text: str, bounds: None) -> str:
     raise ValueError("must be a host name of letters, digits, '-' and '.'")
 
 
+def parse_prefix(text: str, bounds: None) -> str:
+    """An IPv4 or IPv6 prefix like 10.0.0.0/8; a bare address means itself."""
+    address, slash, length = text.partition("/")
+    try:
+        groups = parse_ipv6(address) if ":" in address else parse_ipv4(address)
+    except ValueError:
+        raise ValueError("must be a prefix like 10.0.0.0/8 or fd00::/8")
+    size = 16 if len(groups) == 8 else 8
+    width = size * len(groups)
+    if slash and not (is_decimal(length) and len(length) <= 3 and int(length) <= width):
+        raise ValueError("must have a prefix length of at most " + str(width))
+    value = 0
+    for group in groups:
+        value = value << size | group
+    kept = int(length) if slash else width
+    if value & ((1 << (width - kept)) - 1):
+        raise ValueError("has bits beyond its prefix length")
+    return text
+
+
 SCHEMES = ("https", "http", "file")
 HOST_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-."
 MIB = (0, MAX_MIB)
 SIZE = (1, MAX_MIB)
 ID = (1, 0xFFFFFFFFFFFF)
 KBIT = (8, 10000000)
+LOW_PORTS = (1, 1023)
+PROTOCOLS = ("icmp", "igmp", "tcp", "udp", "gre", "esp", "ah", "sctp", "dccp", "udplite", "ospf", "ipip", "ipv6")
 
 # (section, option, attribute, parser, bounds, default, is a list). Attribute None: known to existing image
 # generators and left to other parts of the node. Sizes are in MiB.
-OPTIONS = (
+OPTIONS: "tuple[tuple[Any, ...], ...]" = (
     ("node", "id", "node_id", parse_node_id, None, None, False),
     ("node", "local_ifname", "local_ifname", parse_ifname, None, None, False),
     ("node", "mac_prefix16", "mac_prefix16", parse_mac_prefix, None, "54:c0", False),
@@ -244,8 +266,19 @@ OPTIONS = (
     ("network", "manage", "network_manage", parse_bool, None, True, False),
     ("network", "recovery", "network_recovery", parse_bool, None, True, False),
     ("network", "confirm", "network_confirm_s", parse_int, (10, 55), 45, False),
+    # What slivers may send (core/firewall.py). The lists of protocols and of low source ports are the original's.
+    # exclude: prefixes that no sliver reaches. neighbours: ARP and neighbour discovery, frames a second for each port.
+    # connections: tracked at a time, for each sliver and kind of interface.
+    ("firewall", "exclude", "firewall_exclude", parse_prefix, None, None, True),
+    ("firewall", "protocols", "firewall_protocols", parse_word, PROTOCOLS, ("icmp", "igmp", "tcp", "udp", "gre"), True),
+    ("firewall", "tcp_ports", "firewall_tcp_ports", parse_int, LOW_PORTS, (22, 23, 80, 443, 655, 665), True),
+    ("firewall", "udp_ports", "firewall_udp_ports", parse_int, LOW_PORTS, (655, 665), True),
+    ("firewall", "neighbours", "firewall_neighbours", parse_int, (1, 100000), 50, False),
+    ("firewall", "connections", "firewall_connections", parse_int, (1, 1000000), 2048, False),
+    ("firewall", "dns", "firewall_dns", parse_bool, None, True, False),
+    ("firewall", "api", "firewall_api", parse_bool, None, True, False),
 )
-SECTIONS = ("node", "registry", "testbed", "overlay", "policy", "sliver", "record", "api", "network")
+SECTIONS = ("node", "registry", "testbed", "overlay", "policy", "sliver", "record", "api", "network", "firewall")
 
 
 class Settings(Record):
@@ -316,13 +349,21 @@ class Settings(Record):
     network_manage: bool
     network_recovery: bool
     network_confirm_s: int
+    firewall_exclude: "list[str]"
+    firewall_protocols: "list[str]"
+    firewall_tcp_ports: "list[int]"
+    firewall_udp_ports: "list[int]"
+    firewall_neighbours: int
+    firewall_connections: int
+    firewall_dns: bool
+    firewall_api: bool
 
     def __init__(self, **values: "Any") -> None:
         """All defaults, with `values` over them by attribute name."""
         for row in OPTIONS:
             attribute, default, is_list = row[2], row[5], row[6]
             if attribute:
-                setattr(self, attribute, values.pop(attribute, [] if is_list else default))
+                setattr(self, attribute, values.pop(attribute, list(default or ()) if is_list else default))
         if values:
             raise TypeError("Settings has no " + ", ".join(sorted(values)))
 

@@ -4,7 +4,7 @@ Down comes first: what must not stay as it is (asked for no longer, to be made a
 up again as far as sliver, node and failures allow. See states.py for what the states mean.
 """
 
-from confine.core import interfaces, keys, resources, states, wiring
+from confine.core import firewall, interfaces, keys, resources, states, wiring
 from confine.core.booking import of_allocation
 from confine.core.ladder import Works, as_allocated, with_changes
 from confine.core.model import Problem, SliverObserved
@@ -108,6 +108,13 @@ class Case:
         """Whether anything of the sliver is on the node."""
         return self.booking is not None or self.name in self.round.observed.slivers
 
+    def ports_differ(self, working: "SliverTarget | None", booking: "Booking | None") -> bool:
+        """Whether the firewall lets the running sliver's interfaces say something else than they may."""
+        if working is None or booking is None or is_unknown(working) or not self.found.running:
+            return False
+        found = interfaces.of_sliver(working, booking, self.round.settings)[0]
+        return firewall.ports_of(found) != self.found.admitted
+
     def keys_differ(self) -> bool:
         """Whether the keys in the deployed sliver are others than those asked for."""
         if self.sliver is None or self.sliver.blocked or self.found.deployment is None:
@@ -126,7 +133,8 @@ def plan_sliver(case: Case) -> Outcome:
     redo = None if case.want == REGISTERED else _redo(case)
     if not case.round.view.frozen:
         _go(case, works, redo, working)
-    rest = _at_rest(case, redo) or (bool(case.refusals) and not case.present)
+    rest = _at_rest(case, redo) and not case.ports_differ(working, works.booking)
+    rest = rest or (bool(case.refusals) and not case.present)
     problems = list(case.sliver.problems) if case.sliver is not None else []
     problems.extend(case.refusals)
     problems.extend(case.lacking)
@@ -226,10 +234,14 @@ def _go(case: Case, works: Works, redo: "Redo | None", working: "SliverTarget | 
     fresh = redo is not None and redo.fresh
     if not case.round.view.hold and (fresh or not case.waits) and working is not None:
         _climb(case, works, working)
+    known = redo is not None or not case.ports_differ(working, works.booking)
+    if works.running and not known and case.round.observed.firewall and not case.waits:
+        works.add("firewall", "admit", "The firewall does not know its interfaces as they are.")
     if working is not None and works.running:
         _wire(case, works, working)
     if not works.running and not works.steps:
         works.detach("The sliver does not run.")
+        works.dismiss("The sliver does not run.")
     _freeze_or_thaw(case, works)
 
 

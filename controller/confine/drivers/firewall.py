@@ -1,212 +1,230 @@
-"""The node's own nftables tables: what slivers may reach, and the translation of their private addresses.
+"""The node's own nftables tables in the kernel: put up as a whole, changed for one sliver, watched.
 
-Put up as a whole in one transaction, which either holds or changes nothing. Whether they still stand is known without
-a process: the kernel counts changes of its rules (generation), and only when the count has changed is the listing
-compared with the one read after they were put up.
+Every change is one transaction over all of our tables, which either holds or changes nothing. Nobody but this driver
+changes them: a guard (guard.py) cuts all slivers off when somebody does, until they have been put up again. So it is
+known without looking whether they stand; an idle round asks the kernel for one number.
 
 What people stopped is cut off by a table of its own, confine_stop, to which only rules are added here: `confine stop`
 adds to it too, daemon or no daemon, and only `confine release` takes rules away.
-
-Base chains end with "accept", so that whatever else filters on this node (OpenWrt's fw4, say) has its own say.
 """
 
-import hashlib
+import fnmatch
+import json
 import os
-import socket
 import struct
-import subprocess
+import threading
+import time
 
 from confine.api import firewall as api_firewall
-from confine.core import addressing
-from confine.drivers.links import BRIDGE
+from confine.core import firewall as rules
+from confine.core import interfaces
+from confine.drivers import nft, ports
+from confine.drivers.guard import Guard
 from confine.errors import StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from confine.core.firewall import Port
     from confine.core.model import Step
     from confine.core.settings import Settings
 
-FAMILIES = ("inet", "bridge")
-TABLE = "confine"
 STOP_TABLE = "confine_stop"
 STOP_CHAINS = ("from_sliver", "to_sliver")
 STOP_FILE = "stop.nft"
-NFT_S = 30
-
-# nfnetlink, nf_tables (linux/netfilter/nfnetlink.h, nf_tables.h)
-NETLINK_NETFILTER = 12
-NFT_MSG_NEWGEN = 10 << 8 | 15
-NFT_MSG_GETGEN = 10 << 8 | 16
-NLM_F_REQUEST = 1
-NFTA_GEN_ID = 1
-HEADER = "=IHHII"  # length, type, flags, sequence, port
-ANSWER_S = 2.0
-
-
-def render(settings: "Settings") -> str:
-    """The text for `nft -f -`: both tables, replacing older ones of the same names."""
-    parts = [f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in FAMILIES]
-    return "".join(parts) + _inet(settings) + _bridge(settings) + api_firewall.render(settings)
-
-
-def _inet(settings: "Settings") -> str:
-    prefix24 = settings.priv_ipv4_prefix24
-    ipv4 = f"{prefix24}.0/{addressing.PRIVATE_IPV4_BITS}"
-    ipv6 = f"{settings.priv_ipv6_prefix48}::/{addressing.PRIVATE_IPV6_BITS}"
-    management = ""
-    if settings.mgmt_ipv6_prefix48:
-        # Translated, a sliver would come there with the node's own address, which the testbed trusts.
-        management = f"\t\tip6 daddr {settings.mgmt_ipv6_prefix48}::/48 drop\n"
-    return INET % {"bridge": BRIDGE, "ipv4": ipv4, "ipv6": ipv6, "management": management}
-
-
-# Slivers reach outward, not each other, not the management network, and of the node itself only names (DNS) and
-# what IP needs (ICMP). Nothing reaches them from outside but answers.
-INET = """\
-table inet confine {
-	chain forward {
-		type filter hook forward priority filter - 1; policy accept;
-		iifname "%(bridge)s" jump from_slivers
-		oifname "%(bridge)s" ct state established,related accept
-		oifname "%(bridge)s" drop
-	}
-	chain from_slivers {
-		oifname "%(bridge)s" drop
-		ip saddr != %(ipv4)s drop
-		ip6 saddr != %(ipv6)s drop
-%(management)s\t}
-	chain input {
-		type filter hook input priority filter - 1; policy accept;
-		iifname "%(bridge)s" jump to_node
-	}
-	chain to_node {
-		ct state established,related accept
-		icmpv6 type { nd-router-advert, nd-redirect } drop
-		meta l4proto { icmp, ipv6-icmp } accept
-		meta l4proto { tcp, udp } th dport 53 accept
-		drop
-	}
-	chain translate {
-		type nat hook postrouting priority srcnat; policy accept;
-		oifname != "%(bridge)s" ip saddr %(ipv4)s masquerade
-		oifname != "%(bridge)s" ip6 saddr %(ipv6)s masquerade
-	}
-}
-"""
-
-
-def _bridge(settings: "Settings") -> str:
-    """What a port may send: its own addresses, which follow from its name. One table for all slivers there may be."""
-    if settings.node_id is None:
-        return ""  # no sliver has an address before the node has
-    numbers = range(addressing.MIN_SLIVER_NR, addressing.MAX_SLIVER_NR + 1)
-    macs, addresses = [], []
-    for nr in numbers:
-        port = addressing.veth(nr, 0)
-        macs.append(f"\t\t\t{port} . {addressing.mac(settings.mac_prefix16, settings.node_id, nr, 0)}")
-        addresses.append(f"\t\t\t{port} . {addressing.sliver_private_ipv4(settings.priv_ipv4_prefix24, nr)}")
-    return BRIDGE_TABLE % {"bridge": BRIDGE, "macs": ",\n".join(macs), "addresses": ",\n".join(addresses)}
-
-
-BRIDGE_TABLE = """\
-table bridge confine {
-	set macs {
-		typeof iifname . ether saddr
-		elements = {
-%(macs)s
-		}
-	}
-	set addresses {
-		typeof iifname . ip saddr
-		elements = {
-%(addresses)s
-		}
-	}
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-		meta obrname "%(bridge)s" drop
-	}
-	chain input {
-		type filter hook prerouting priority filter; policy accept;
-		meta ibrname "%(bridge)s" jump from_port
-	}
-	chain from_port {
-		iifname . ether saddr != @macs drop
-		ether type ip iifname . ip saddr != @addresses drop
-		ether type arp iifname . arp saddr ip != @addresses drop
-		ether type != { ip, ip6, arp } drop
-	}
-}
-"""
+OWN_TABLES = {(family, rules.TABLE) for family in rules.FAMILIES} | {("inet", api_firewall.TABLE)}
+# Sets that count what was dropped, by reason: what was not the sliver's own, what is not for slivers, too much of it.
+REASONS = {"spoofed": "spoofed_by", "refused": "refused_by", "flooded": "flooded_by"}
 
 
 class Firewall:
-    """Step `firewall install`, and the observation whether it is needed.
+    """Steps `firewall install`, `admit` and `dismiss`, and the observation whether they are needed.
 
-    share: directory of the package's files. cut(): patterns of the interfaces that must be silent.
+    share: directory of the package's files. cut(): patterns of the interfaces that must be silent. wake(): have the
+    controller look at once.
     """
 
-    def __init__(self, settings: "Settings", share: str = "", cut: "Callable[[], list[str]]" = list) -> None:
+    def __init__(
+        self,
+        settings: "Settings",
+        share: str = "",
+        cut: "Callable[[], list[str]]" = list,
+        wake: "Callable[[], None]" = lambda: None,
+    ) -> None:
         self._settings = settings
         self._share = share
         self._cut = cut
+        self._wake = wake
+        self._lock = threading.RLock()
+        self._ports: dict[int, list[Port]] = {}  # by sliver number, as the kernel has them
+        self._leases: dict[tuple[str, str], float] = {}  # (port, address): end, monotonic
+        self._guard: Guard | None = None
+        self._standing = False
         self._silent: list[str] = []  # patterns found cut off when last compared
-        self._generation: int | None = None  # of the rules when last compared
-        self._listing: bytes | None = None  # digest of our tables as listed after we put them up
-        self._good = False
+        self._stop_changes = -1  # of the guard, when last compared
+        self._failed: tuple[float, str] | None = None  # since when the tables cannot be put up, and why
 
-    def install(self, step: "Step") -> None:
-        """Put our tables up, in one transaction. StepError with nft's words; then the rules are as they were."""
-        silent = self._cut()
-        standing = standing_cuts()
-        parts = [cut_text(self._share, pattern) for pattern in silent if pattern not in standing]
-        _nft(["-f", "-"], (render(self._settings) + "".join(parts)).encode())
-        self._listing = self._list()
-        self._silent = silent
-        self._generation, self._good = generation(), self._listing is not None
+    # Steps
+
+    def install(self, step: "Step | None") -> None:
+        """Put our tables up as they should be, in one transaction. StepError with nft's words; then the rules are as
+        they were, and slivers that were cut off stay so."""
+        with self._lock:
+            guard = self._guarded()
+            guard.caught_up()  # what happened before this is mended by this
+            shut_count = guard.shut_count
+            silent = self._cut()
+            standing = standing_cuts()
+            cuts = [cut_text(self._share, pattern) for pattern in silent if pattern not in standing]
+            try:
+                nft.run(["-f", "-"], self._whole() + "".join(cuts))
+            except StepError as error:
+                self._failed = self._failed or (time.time(), str(error))
+                raise
+            self._silent, self._stop_changes = silent, guard.changes
+            self._standing, self._failed = True, None
+        guard.reopen(shut_count, lambda port: any(fnmatch.fnmatchcase(port, pattern) for pattern in silent))
+
+    def admit(self, step: "Step") -> None:
+        """Let the sliver's interfaces say what they may, and nothing else. Does nothing where they do. StepError: as
+        `install`."""
+        if step.sliver is None or step.booking is None:
+            raise StepError(f"step firewall admit for {step.subject} comes without sliver or booking")
+        found = interfaces.of_sliver(step.sliver, step.booking, self._settings)[0]
+        self._become(step.booking.nr, rules.ports_of(found))
+
+    def dismiss(self, step: "Step") -> None:
+        """Let the sliver's interfaces say nothing. Does nothing where there are none. StepError: as `install`."""
+        if step.booking is not None:
+            self._become(step.booking.nr, [])
+
+    def lease(self, port: str, address: str, seconds: int) -> None:
+        """`port` was given the IPv4 `address` by a DHCP server for so long, and has no other; 0: it has to give it
+        back. StepError for a port that may not ask for one."""
+        with self._lock:
+            if not any(one.name == port and one.dhcp for group in self._ports.values() for one in group):
+                raise StepError(f"port {port} was given {address}, but asks for no address: it is not let through")
+            others = [old for name, old in self._leases if name == port and old != address]
+            nft.run(["-f", "-"], rules.lease_lines(port, address, seconds, others))
+            for old in [address, *others]:
+                self._leases.pop((port, old), None)
+            if seconds > 0:
+                self._leases[port, address] = time.monotonic() + seconds
+
+    # Observation
 
     def ok(self) -> bool:
         """Whether our tables stand as we put them up. False until this object has put them up itself."""
-        now = generation()
-        if now is None or self._listing is None:
+        guard = self._guard
+        if guard is None or not self._standing or not guard.caught_up() or guard.reason is not None:
             return False
         silent = self._cut()
-        if now != self._generation or silent != self._silent:
+        if silent != self._silent or (silent and guard.changes != self._stop_changes):
+            changes = guard.changes
             standing = standing_cuts() if silent else []
-            self._generation, self._silent = now, silent
-            self._good = all(pattern in standing for pattern in silent) and self._list() == self._listing
-        return self._good
+            if not all(pattern in standing for pattern in silent):
+                return False
+            self._silent, self._stop_changes = silent, changes
+        return True
 
-    def _list(self) -> "bytes | None":
-        """Digest of our tables as the kernel has them; None if one is not there."""
-        digest = hashlib.sha256()
-        for family in FAMILIES:
-            if family == "bridge" and self._settings.node_id is None:
-                continue
+    def admitted(self, nr: int) -> "list[Port]":
+        """The ports of sliver `nr` that may say something."""
+        return self._ports.get(nr, [])
+
+    def trouble(self) -> "tuple[float, str] | None":
+        """(since when, wall clock; what): slivers are cut off because the tables are not as they should be."""
+        guard = self._guard
+        if guard is not None and guard.reason is not None and guard.since is not None:
+            failed = "; they cannot be put up again: " + self._failed[1] if self._failed else ""
+            return guard.since, guard.reason + failed
+        return self._failed
+
+    def close(self) -> None:
+        """End the guard; the tables stay."""
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    # Parts
+
+    def _guarded(self) -> Guard:
+        if self._guard is None:
             try:
-                digest.update(_nft(["list", "table", family, TABLE], b""))
-            except StepError:
-                return None
-        if api_firewall.management_address(self._settings) is not None and self._settings.api_enabled:
-            try:
-                digest.update(_nft(["list", "table", "inet", api_firewall.TABLE], b""))
-            except StepError:
-                return None
-        return digest.digest()
+                self._guard = Guard(OWN_TABLES, {("bridge", STOP_TABLE)}, self._wake)
+            except OSError as error:
+                raise StepError(f"changes to nftables cannot be followed: {error.strerror}. Does the kernel have them?")
+            self._take_over()
+        return self._guard
+
+    def _take_over(self) -> None:
+        """What an earlier daemon let through, as far as the interfaces are still there."""
+        try:
+            listing = json.loads(nft.run(["-j", "list", "table", "bridge", rules.TABLE]))["nftables"]
+            found, leases = rules.read(listing)
+        except (StepError, ValueError, KeyError, TypeError, AttributeError):
+            return  # none, or not one of ours
+        there = ports.of(None)
+        for port in found:
+            if port.name in there:
+                self._ports.setdefault(port.nr, []).append(port)
+        now = time.monotonic()
+        self._leases = {key: now + seconds for key, seconds in leases.items() if key[0] in there}
+
+    def _whole(self) -> str:
+        every = [port for nr in sorted(self._ports) for port in self._ports[nr]]
+        now = time.monotonic()
+        self._leases = {key: end for key, end in self._leases.items() if end > now + 1}
+        leases = [rules.lease_lines(*key, int(end - now)) for key, end in sorted(self._leases.items())]
+        return rules.render(self._settings, every) + "".join(leases) + api_firewall.render(self._settings)
+
+    def _become(self, nr: int, after: "list[Port]") -> None:
+        with self._lock:
+            before = self._ports.get(nr, [])
+            if before == after:
+                return
+            if not self._standing:
+                raise StepError("the node's nftables tables are not up yet")
+            names = [port.name for port in after]
+            gone = [key for key in self._leases if key[0] in [port.name for port in before] and key[0] not in names]
+            lines = "".join(rules.lease_lines(*key, 0) for key in gone)
+            nft.run(["-f", "-"], lines + rules.change(before, after))
+            for key in gone:
+                del self._leases[key]
+            self._ports[nr] = after
+            if not after:
+                del self._ports[nr]
+
+
+def drops() -> "dict[tuple[int, str], int]":
+    """{(sliver number, one of REASONS): packets dropped} since the tables were put up. No process."""
+    found: dict[tuple[int, str], int] = {}
+    for reason, name in REASONS.items():
+        for key, packets in nft.counted("bridge", rules.TABLE, name).items():
+            port = key.rstrip(b"\0").decode("ascii", "replace")
+            if port[:4] == rules.PREFIX and port[4:6].isalnum():
+                _count(found, int(port[4:6], 16), reason, packets)
+        for key, packets in nft.counted("inet", rules.TABLE, name).items() if reason != "spoofed" else ():
+            owner = rules.of_mark(struct.unpack("=I", key)[0]) if len(key) == 4 else None
+            if owner is not None:
+                _count(found, owner[1], reason, packets)
+    return found
+
+
+def _count(found: "dict[tuple[int, str], int]", nr: int, reason: str, packets: int) -> None:
+    found[nr, reason] = found.get((nr, reason), 0) + packets
 
 
 def cut(share: str, patterns: "list[str]") -> None:
     """Cut interfaces off whose names fit `patterns`, on top of those that are, in one transaction. StepError if nft
     cannot."""
-    _nft(["-f", "-"], "".join(cut_text(share, pattern) for pattern in patterns).encode())
+    nft.run(["-f", "-"], "".join(cut_text(share, pattern) for pattern in patterns))
 
 
 def only_cut(share: str, patterns: "list[str]") -> None:
     """As `cut`, and all other interfaces are let go, in the same transaction."""
     emptied = "add table bridge {0}\ndelete table bridge {0}\n".format(STOP_TABLE)
-    _nft(["-f", "-"], (emptied + "".join(cut_text(share, pattern) for pattern in patterns)).encode())
+    nft.run(["-f", "-"], emptied + "".join(cut_text(share, pattern) for pattern in patterns))
 
 
 def cut_text(share: str, pattern: str) -> str:
@@ -221,7 +239,7 @@ def cut_text(share: str, pattern: str) -> str:
 def standing_cuts() -> "list[str]":
     """The patterns whose interfaces are cut off both ways."""
     try:
-        listing = _nft(["list", "table", "bridge", STOP_TABLE], b"").decode("utf-8", "replace")
+        listing = nft.run(["list", "table", "bridge", STOP_TABLE]).decode("utf-8", "replace")
     except StepError:
         return []
     return parse_cuts(listing)
@@ -235,52 +253,3 @@ def parse_cuts(listing: str) -> "list[str]":
         if len(words) == 3 and words[0] in found and words[2] == "drop":
             found[words[0]].add(words[1].strip('"'))
     return sorted(found["iifname"] & found["oifname"])
-
-
-def generation() -> "int | None":
-    """The kernel's count of changes to nftables; None if it has none. One netlink message, no process."""
-    try:
-        query = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-    except OSError:
-        return None
-    with query:
-        query.settimeout(ANSWER_S)
-        body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
-        try:
-            query.sendto(struct.pack(HEADER, 16 + len(body), NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0) + body, (0, 0))
-            return parse_generation(query.recv(8192))
-        except OSError:
-            return None
-
-
-def parse_generation(answer: bytes) -> "int | None":
-    """The generation in the kernel's answer to NFT_MSG_GETGEN; None if it is an error or something else."""
-    if len(answer) < 20:
-        return None
-    length, kind = struct.unpack_from("=IH", answer)
-    if kind != NFT_MSG_NEWGEN:
-        return None
-    position, end = 20, min(length, len(answer))  # after the netlink and nfnetlink headers: attributes
-    while position + 4 <= end:
-        size, attribute = struct.unpack_from("=HH", answer, position)
-        if attribute & 0x3FFF == NFTA_GEN_ID and size >= 8 and position + 8 <= end:
-            return int(struct.unpack_from(">I", answer, position + 4)[0])
-        position += max(4, (size + 3) & ~3)
-    return None
-
-
-def _nft(arguments: "list[str]", text: bytes) -> bytes:
-    """Run nft; gives its output. StepError with its words."""
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            ["nft", *arguments], input=text, capture_output=True, timeout=NFT_S, env=environment, check=False
-        )
-    except FileNotFoundError:
-        raise StepError("there is no nft program on this node: install nftables")
-    except subprocess.TimeoutExpired:
-        raise StepError(f"nft {' '.join(arguments)} did not end within {NFT_S} s")
-    if done.returncode != 0:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())[:1000]
-        raise StepError(f"nft {' '.join(arguments)} failed (status {done.returncode}): {said}")
-    return done.stdout

@@ -40,6 +40,8 @@ BRIDGE_SYSCTLS = (
     ("ipv6/conf/" + BRIDGE + "/accept_redirects", "0"),
 )
 FORWARDING = (("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"))
+# What passes from port to port of a bridge is not the business of the rules for what is routed.
+NOT_ROUTED = tuple(("bridge/bridge-nf-call-" + word, "0") for word in ("iptables", "ip6tables", "arptables"))
 
 
 def isolate(port: str) -> None:
@@ -161,7 +163,7 @@ class Links:
         get 2, before forwarding is switched on, so that the node does not lose its own IPv6 route.
         """
         wrong = [(f"ipv6/conf/{name}/accept_ra", "2") for name in _interfaces_of_the_node() if _obeys_ra(name)]
-        for path, value in (*BRIDGE_SYSCTLS, *FORWARDING):
+        for path, value in (*BRIDGE_SYSCTLS, *FORWARDING, *NOT_ROUTED):
             if cgroups.read("/proc/sys/net/" + path) not in (value, None):
                 wrong.append((path, value))
         return wrong

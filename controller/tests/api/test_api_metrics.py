@@ -4,6 +4,7 @@ import gzip
 import re
 from pathlib import Path
 
+import pytest
 from api_world import EVIL, Api, FakeNode
 
 from confine.api import metrics
@@ -61,6 +62,18 @@ def test_a_scrape_says_how_the_node_and_its_slivers_are(api: Api) -> None:
     hits = [value(found, "confine_sliver_limit_hits_total", limit=limit, **sliver)
             for limit in ("memory_killed", "memory", "processes")]  # fmt: skip
     assert hits == [1, 2, 4]
+
+
+def test_what_the_firewall_dropped_is_counted_for_each_sliver_by_reason(
+    api: Api, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.change(lambda doc: doc.update(firewall={"ok": False, "since": 1.0, "said": "x"}))
+    monkeypatch.setattr(Machine, "drops", lambda self: {(1, "spoofed"): 4, (99, "flooded"): 7})
+    found = parsed(api.get("metrics").body)
+    name = "confine_sliver_network_refused_packets_total"
+    assert value(found, "confine_firewall_in_order") == 0
+    assert value(found, name, sliver="5@42", reason="spoofed") == 4
+    assert value(found, name, sliver="5@42", reason="flooded") == 0
 
 
 def test_what_is_not_recorded_can_be_seen(api: Api, node: FakeNode) -> None:

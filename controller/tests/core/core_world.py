@@ -3,7 +3,7 @@
 Stays in the MicroPython subset, as the tests that use it do.
 """
 
-from confine.core import addressing, interfaces, keys, resources, wiring
+from confine.core import addressing, firewall, interfaces, keys, resources, wiring
 from confine.core.decisions import Decisions
 from confine.core.model import (
     START,
@@ -193,6 +193,7 @@ class World:
         self.reboots += 1
         self.observed.bridge = self.observed.firewall = False
         for found in self.observed.slivers.values():
+            found.admitted = []
             found.mounted = found.limited = found.running = found.frozen = False
             found.limits_held = found.init_pid = None
 
@@ -234,6 +235,15 @@ class World:
 
     def firewall_install(self, step: "Step") -> None:
         self.observed.firewall = True
+
+    def firewall_admit(self, step: "Step") -> None:
+        need(step.sliver is not None and step.booking is not None, "nobody to admit")
+        need(self.observed.firewall, "admit without tables")
+        found = interfaces.of_sliver(step.sliver, step.booking, self.settings)[0]  # type: ignore[arg-type]
+        self.found(step.subject).admitted = firewall.ports_of(found)
+
+    def firewall_dismiss(self, step: "Step") -> None:
+        self.found(step.subject).admitted = []
 
     def boot_reboot(self, step: "Step") -> None:
         self.reboot()
@@ -316,6 +326,7 @@ class World:
         need(found.limited and found.mounted and found.deployment is not None, "start of what is not ready")
         need(self.observed.bridge and self.observed.firewall, "start on a node that is not ready")
         need(not found.running, "start of what runs")
+        need(bool(found.admitted) or not step.sliver.interfaces, "start of what may not speak")  # type: ignore[union-attr]
         found.running, found.limits_held, found.init_pid = True, True, 77
         if self.wires:
             self.interfaces_attach(step)

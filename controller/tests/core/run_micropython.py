@@ -12,6 +12,7 @@ TESTS = (
     "test_core_decisions",
     "test_core_desired",
     "test_core_expiry",
+    "test_core_firewall",
     "test_core_interfaces",
     "test_core_keys",
     "test_core_overlay",

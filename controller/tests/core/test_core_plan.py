@@ -20,8 +20,8 @@ from confine.core.model import Data, Failure, SliverObserved
 
 NAME = name_of(5)
 FROM_NOTHING = "book fetch_template fetch_data allocate unpack_template format mount populate"
-START_IT = "apply start verify"
-TAKE_DOWN = "stop remove unmount remove"
+START_IT = "apply admit start verify"
+TAKE_DOWN = "stop dismiss remove unmount remove"
 
 
 # Up and down
@@ -36,7 +36,7 @@ def test_each_target_is_reached_from_each_other_by_just_the_steps_between() -> N
         ("register", "start", FROM_NOTHING + " " + START_IT, "started"),
         ("deploy", "register", "remove unmount remove release", "registered"),
         ("deploy", "start", START_IT, "started"),
-        ("start", "deploy", "stop remove", "deployed"),
+        ("start", "deploy", "stop dismiss remove", "deployed"),
         ("start", "register", TAKE_DOWN + " release", "registered"),
         ("register", "register", "", "registered"),
         ("deploy", "deploy", "", "deployed"),
@@ -62,7 +62,7 @@ def test_the_template_is_not_fetched_again_when_it_is_there() -> None:
     world = at("start")
     other = desired(sliver_target(5, data=DATA), sliver_target(6))
     world.observed.cached = []
-    assert world.verbs(other, 6) == "book allocate format mount populate apply start verify"
+    assert world.verbs(other, 6) == "book allocate format mount populate apply admit start verify"
 
 
 def test_a_template_evicted_from_the_cache_does_not_disturb_what_runs() -> None:
@@ -110,7 +110,7 @@ def test_a_changed_instance_of_the_slice_is_deployed_anew() -> None:
     for serial in (1, 5, 0):
         world = at("start", slice_instance_sn=3)
         asked = one(slice_instance_sn=serial)
-        assert world.verbs(asked, 5) == "stop remove unmount undeploy format mount populate " + START_IT
+        assert world.verbs(asked, 5) == "stop dismiss remove unmount undeploy format mount populate " + START_IT
         world.settle(asked)
         assert world.content[NAME] == (0, serial)
 
@@ -168,7 +168,7 @@ def test_changed_keys_of_a_deployed_sliver_are_brought_in_before_it_starts() -> 
     world.reboot()
     world.observed.bridge = world.observed.firewall = True
     assert world.verbs(one(target="deploy", keys=[OTHER_KEY]), 5) == "mount keys"
-    assert world.verbs(one(keys=[OTHER_KEY]), 5) == "mount keys apply start verify"
+    assert world.verbs(one(keys=[OTHER_KEY]), 5) == "mount keys apply admit start verify"
 
 
 def test_keys_of_a_blocked_sliver_stay_as_they_are() -> None:
@@ -183,7 +183,7 @@ def test_after_a_reboot_slivers_are_mounted_limited_and_started() -> None:
     world = at("start")
     world.reboot()
     world.observed.bridge = world.observed.firewall = True
-    assert world.verbs(one(), 5) == "mount apply start verify"
+    assert world.verbs(one(), 5) == "mount apply admit start verify"
     assert world.state(one(), 5) == "deployed"
 
 
@@ -211,7 +211,7 @@ def test_a_sliver_that_ended_by_itself_is_started_again() -> None:
     world = at("start")
     found = world.observed.slivers[NAME]
     found.running, found.limits_held, found.init_pid = False, None, None
-    assert world.verbs(one(), 5) == "apply start verify"
+    assert world.verbs(one(), 5) == "apply admit start verify"
 
 
 def test_a_sliver_whose_limits_do_not_hold_is_stopped_first() -> None:
@@ -220,16 +220,16 @@ def test_a_sliver_whose_limits_do_not_hold_is_stopped_first() -> None:
     found.limits_held, found.limited = False, False
     assert world.state(one(), 5) == "fail_start"
     assert "do not hold" in world.messages(one(), 5)
-    assert world.verbs(one(), 5) == "stop remove apply start verify"
+    assert world.verbs(one(), 5) == "stop dismiss remove apply admit start verify"
     world.failures[NAME] = Failure("limits", "verify", "it is broken", 1, world.now + 10)
-    assert world.verbs(one(), 5) == "stop remove"
-    assert world.verbs(one(blocked=True), 5) == "stop remove"
+    assert world.verbs(one(), 5) == "stop dismiss remove"
+    assert world.verbs(one(blocked=True), 5) == "stop dismiss remove"
 
 
 def test_what_a_stopped_container_left_is_cleared_away() -> None:
     world = at("start")
     world.observed.slivers[NAME].running, world.observed.slivers[NAME].limits_held = False, None
-    assert world.verbs(one(target="deploy"), 5) == "stop remove"
+    assert world.verbs(one(target="deploy"), 5) == "stop dismiss remove"
     assert world.verbs(one(target="register"), 5) == TAKE_DOWN + " release"
 
 
@@ -328,3 +328,11 @@ def test_a_booking_without_anything_else_is_released() -> None:
     assert world.verbs(one(target="register"), 5) == "remove remove release"
     world.settle(one(target="register"))
     assert world.bookings == {}
+
+
+def test_a_running_sliver_that_the_firewall_does_not_know_as_it_is_is_admitted_again() -> None:
+    world = at("start")
+    world.observed.slivers[NAME].admitted = []
+    assert world.verbs(one(target="start"), 5) == "admit"
+    world.observed.firewall = False
+    assert "admit" not in world.verbs(one(target="start"), 5)

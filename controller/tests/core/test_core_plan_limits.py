@@ -19,7 +19,7 @@ from confine.core import plan as plan_module
 from confine.core.model import Failure
 
 NAME = name_of(5)
-TAKE_DOWN = "stop remove unmount remove"
+TAKE_DOWN = "stop dismiss remove unmount remove"
 
 
 # Documents that cannot be used
@@ -45,7 +45,7 @@ def test_a_blocked_sliver_is_not_taken_down_and_goes_no_further_up() -> None:
 
 def test_a_blocked_sliver_goes_down_when_it_is_asked_to() -> None:
     world = at("start")
-    assert world.verbs(one(blocked=True, target="deploy"), 5) == "stop remove"
+    assert world.verbs(one(blocked=True, target="deploy"), 5) == "stop dismiss remove"
     assert world.verbs(one(blocked=True, target="register"), 5) == TAKE_DOWN + " release"
 
 
@@ -60,7 +60,7 @@ def test_a_sliver_that_ran_runs_again_after_a_reboot_though_its_template_was_wit
         {"sliver_instance_sn": 8, "template": OPENWRT},
     ):
         asked = one(blocked=True, **changes)
-        assert world.verbs(asked, 5) == "mount apply start verify", changes
+        assert world.verbs(asked, 5) == "mount apply admit start verify", changes
         assert world.plan(asked).working[NAME].template == DEBIAN
 
 
@@ -175,7 +175,7 @@ def test_a_failed_step_shows_its_state_and_waits_before_the_next_try() -> None:
 def test_while_the_way_up_waits_the_way_down_is_open() -> None:
     world = at("start")
     world.failures[NAME] = Failure("containers", "start", "it is broken", 1, world.now + 1000)
-    assert world.verbs(one(target="deploy"), 5) == "stop remove"
+    assert world.verbs(one(target="deploy"), 5) == "stop dismiss remove"
     assert world.verbs(one(target="register"), 5) == TAKE_DOWN + " release"
     assert "stop" in " ".join(step.verb for step in world.plan(desired()).sliver_steps[NAME])
 

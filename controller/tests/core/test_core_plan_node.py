@@ -82,7 +82,7 @@ def test_a_fault_of_the_node_holds_what_would_go_up_and_takes_nothing_down() -> 
         made = world.plan(asked)
         assert made.node_state == "debug" and made.sliver_steps == {}, changes
         assert made.states[NAME][0] == "started" and made.states[name_of(6)][0] == "registered"
-    assert world.verbs(one(target="deploy"), 5) == "stop remove"
+    assert world.verbs(one(target="deploy"), 5) == "stop dismiss remove"
     assert world.plan(desired()).sliver_steps != {}
 
 

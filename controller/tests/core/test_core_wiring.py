@@ -138,7 +138,7 @@ def test_what_cannot_be_made_is_told_and_tried_again_later() -> None:
 def test_what_outlives_a_sliver_is_removed_with_it() -> None:
     what = asked(ISOLATED, vlan_tag=0x123, egress_kbit=1000)
     world = running(what)
-    assert world.verbs(desired(), 5) == "stop remove detach unmount remove release"
+    assert world.verbs(desired(), 5) == "stop dismiss remove detach unmount remove release"
     world.observed.slivers[NAME].running = False
     world.observed.slivers[NAME].wired.ports = {}  # type: ignore[union-attr]
     assert "detach" in world.verbs(desired(sliver_target(5, target="deploy")), 5)
