@@ -140,3 +140,13 @@ def texts():
     for file in APP.rglob("*.js"):
         found |= {match.replace("\\'", "'") for match in re.findall(r"_\('((?:[^'\\]|\\.)*)'\)", file.read_text())}
     return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_on_a_page_is_an_object_that_was_meant_to_be_an_element(page, bridge, name):
+    slots = {"a": {"whole": True, "version": "1.0"}, "b": {"whole": False, "version": None}}
+    upgrade = {"state": "idle", "running": "a", "confirmed": "a", "slots": slots, "offered": {"version": "1.1"}}
+    bridge.objects["confine.web"].update(upgrade_status=answer(upgrade), upgrade_history=answer([]))
+    open_page(page, bridge.url, name)
+    expect(page.locator("#view h2")).to_have_count(1)
+    assert "[object" not in page.locator("body").inner_text()

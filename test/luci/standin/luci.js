@@ -17,13 +17,12 @@ class Base {
 
 // ---- elements -------------------------------------------------------------------------------------------------------
 
+/* As LuCI's: a list within a list becomes text, which shows at once that it should not be there. */
 function append(element, children) {
-	if (children == null)
-		return;
-	if (Array.isArray(children))
-		children.forEach(child => append(element, child));
-	else
-		element.appendChild(children instanceof Node ? children : document.createTextNode(String(children)));
+	(Array.isArray(children) ? children : [ children ]).forEach(child => {
+		if (child != null)
+			element.appendChild(child instanceof Node ? child : document.createTextNode(String(child)));
+	});
 }
 
 function E(tag, attributes, children) {
@@ -97,13 +96,13 @@ const dom = { content: (place, children) => { place.replaceChildren(); append(pl
 
 const ui = {
 	addNotification(title, content, kind) {
-		const note = E('div', { 'class': 'alert-message ' + (kind || '') }, [ title ? E('h4', {}, title) : [], content ]);
+		const note = E('div', { 'class': 'alert-message ' + (kind || '') }, [ title ? E('h4', {}, title) : null, content ]);
 		document.getElementById('notifications').appendChild(note);
 		return note;
 	},
 	showModal(title, content) {
 		ui.hideModal();
-		document.body.appendChild(E('div', { 'id': 'modal' }, E('div', { 'role': 'dialog', 'aria-modal': 'true', 'aria-label': title }, [ E('h4', {}, title), content ])));
+		document.body.appendChild(E('div', { 'id': 'modal' }, E('div', { 'role': 'dialog', 'aria-modal': 'true', 'aria-label': title }, [ E('h4', {}, title) ].concat(content))));
 	},
 	hideModal() {
 		const modal = document.getElementById('modal');
@@ -144,7 +143,7 @@ const Value = Base.extend({
 		this.id = 'widget.' + (++widgets);
 		return E('div', { 'class': 'cbi-value', 'data-name': this.option }, [
 			E('label', { 'for': this.id }, this.title), ' ', this.widget(this.id),
-			this.description ? E('div', { 'class': 'cbi-value-description' }, this.description) : []
+			this.description ? E('div', { 'class': 'cbi-value-description' }, this.description) : null
 		]);
 	}
 });
@@ -194,7 +193,7 @@ const NamedSection = Base.extend({
 		return option;
 	},
 	render() {
-		return E('fieldset', {}, [ E('legend', {}, E('h3', {}, this.title)), this.children.map(option => option.render()) ]);
+		return E('fieldset', {}, [ E('legend', {}, E('h3', {}, this.title)) ].concat(this.children.map(option => option.render())));
 	},
 	save() {
 		const values = {};
@@ -220,8 +219,8 @@ class FormMap {
 	render() {
 		maps.push(this);
 		return uci.load(this.config).then(() => E('div', { 'class': 'cbi-map' }, [
-			E('h2', {}, this.title), E('p', {}, this.description), this.children.map(section => section.render())
-		]));
+			E('h2', {}, this.title), E('p', {}, this.description)
+		].concat(this.children.map(section => section.render()))));
 	}
 	async save() {
 		for (const section of this.children)
@@ -242,7 +241,7 @@ const view = Base.extend({
 	footer() {
 		const buttons = [ [ 'handleSaveApply', _('Save & Apply') ], [ 'handleSave', _('Save') ], [ 'handleReset', _('Reset') ] ];
 		return E('p', { 'class': 'right' }, buttons.filter(([ name ]) => this[name])
-			.map(([ name, label ]) => [ E('button', { 'class': 'btn', 'click': ui.createHandlerFn(this, name) }, label), ' ' ]));
+			.map(([ name, label ]) => E('button', { 'class': 'btn', 'click': ui.createHandlerFn(this, name) }, label)));
 	},
 	async open(place) {
 		const shown = await this.render(await this.load());

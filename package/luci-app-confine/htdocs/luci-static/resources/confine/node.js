@@ -101,7 +101,7 @@ return baseclass.extend({
 		const part = total ? Math.min(100, 100 * (used || 0) / total) : 0;
 		const text = share(used, total, unit);
 		return E('div', {
-			'class': 'cbi-progressbar', 'style': 'min-width:8em;margin:0',
+			'class': 'cbi-progressbar', 'style': 'min-width:8em',
 			'role': 'meter', 'aria-label': label, 'aria-valuemin': 0, 'aria-valuemax': total || 0,
 			'aria-valuenow': used || 0, 'aria-valuetext': text, 'title': text
 		}, E('div', { 'style': 'width:%.1f%%'.format(part) }));

@@ -59,16 +59,16 @@ function offered(doc) {
 function actions(doc) {
 	const busy = doc.state !== 'idle' && doc.state !== 'trial', trial = doc.state === 'trial';
 	const other = doc.running === 'a' ? 'b' : 'a', there = (doc.slots[other] || {}).whole;
-	const press = (label, kind, method, able, given, text) => [ E('button', {
+	const press = (label, kind, method, able, given, text) => E('button', {
 		'class': 'btn cbi-button cbi-button-' + kind, 'disabled': able ? null : '',
 		'click': text ? () => sure(label, text, method, given) : ui.createHandlerFn(node, 'act', method, given)
-	}, label), ' ' ];
+	}, label);
 	return E('p', {}, [
-		press(_('Check now'), 'action', 'upgrade_check', !busy, {}),
-		press(_('Install'), 'apply', 'upgrade_install', !busy && doc.offered, {}),
+		press(_('Check now'), 'action', 'upgrade_check', !busy, {}), ' ',
+		press(_('Install'), 'apply', 'upgrade_install', !busy && doc.offered, {}), ' ',
 		press(_('Start the other slot on trial'), 'apply', 'upgrade_trial', !busy && !trial && there, {},
-			_('The node starts the other slot. If that is not well, or anything resets it, it is back here by itself.')),
-		press(_('Confirm'), 'apply', 'upgrade_confirm', trial, {}),
+			_('The node starts the other slot. If that is not well, or anything resets it, it is back here by itself.')), ' ',
+		press(_('Confirm'), 'apply', 'upgrade_confirm', trial, {}), ' ',
 		press(_('Go back'), 'negative', 'upgrade_rollback', !busy && there, {},
 			_('The node starts the system of the other slot again.'))
 	]);
@@ -107,7 +107,7 @@ return view.extend({
 		return E('div', {}, [
 			E('p', { 'id': 'confine-upgrade-state' }, [ E('strong', {}, stateWords(doc)), ' ', doc.state === 'unavailable' ? doc.reason : '' ]),
 			progress(doc),
-			doc.state === 'unavailable' ? E([]) : [ slots(doc), offered(doc), actions(doc) ],
+			doc.state === 'unavailable' ? E([]) : E([], [ slots(doc), offered(doc), actions(doc) ]),
 			node.errors((doc.problems || []).map(text => ({ message: text }))),
 			E('h3', {}, _('History')), told(found[1])
 		]);
