@@ -7,13 +7,11 @@ Time is that since boot, so that a clock that is set does no harm; wall time is 
 the node did not measure is a gap.
 """
 
-import json
 import os
 import threading
-import zlib
 
 from confine.drivers.usage import disk_and_traffic
-from confine.records import moments, rings
+from confine.records import moments, pieces, rings
 from confine.records.actions import DAY_S, MIB, directory
 from confine.records.segments import Segments
 
@@ -30,7 +28,6 @@ MAX_SLIVERS = 250  # twice as many as a node runs: figures of those that went st
 FINE_FRAMES = 6  # how many saved pieces by minutes are read at the start: those of the last hours
 SAVED = {"minutes": 1, "hours": 3}  # and which quarters of the bound (setting `record.figure_mib`) each may hold
 LARGEST_PIECE = 16 * MIB
-LARGEST = 1e15
 
 
 class _Sliver:
@@ -219,50 +216,38 @@ class Figures:
 
 def pack(kind: str, rows: "dict[str, list[list[float]]]", moment: "moments.Moment") -> bytes:
     """A piece to be saved as the payload of a frame."""
-    head = {"v": 1, "kind": kind, "t": moment.wall, "up": moment.up, "boot": moment.boot, "sure": moment.sure}
     plain = {
         name: [[round(value, 3) if value == value else None for value in row] for row in of]
         for name, of in rows.items()
     }
-    body = json.dumps(plain, separators=(",", ":")).encode()
-    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + zlib.compress(body, 6)
+    return pieces.join(moment, {"kind": kind}, plain)
 
 
 def split(payload: bytes) -> "tuple[dict[str, Any], bytes] | None":
     """(head, packed rows); None if it is none."""
-    line, _, packed = payload.partition(b"\n")
-    try:
-        head = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    good = isinstance(head, dict) and head.get("v") == 1 and head.get("kind") in SAVED
-    if not good or not isinstance(head.get("boot"), str) or not isinstance(head.get("sure"), bool):
-        return None
-    return (head, packed) if all(_is_time(head.get(name)) for name in ("t", "up")) else None
+    found = pieces.split(payload)
+    return found if found is not None and found[0].get("kind") in SAVED else None
 
 
 def unpack(packed: bytes) -> "Iterator[tuple[str, list[list[float]]]]":
     """(name, rows) of each sliver; rows that are none are left out."""
-    try:
-        found = json.loads(zlib.decompressobj().decompress(packed, LARGEST_PIECE))
-    except (ValueError, RecursionError, zlib.error):
-        return
-    for name, rows in found.items() if isinstance(found, dict) else ():
+    for name, rows in pieces.unpack(packed, LARGEST_PIECE).items():
         yield name, [_numbers(row) for row in (rows if isinstance(rows, list) else []) if _is_row(row)]
 
 
 def _is_row(row: "Any") -> bool:
-    if not isinstance(row, list) or len(row) != rings.WIDTH + 1 or not _is_time(row[0]) or not rings.is_number(row[1]):
+    if (
+        not isinstance(row, list)
+        or len(row) != rings.WIDTH + 1
+        or not pieces.is_time(row[0])
+        or not rings.is_number(row[1])
+    ):
         return False
     return all(value is None or rings.is_number(value, rings.LARGEST_FIGURE) for value in row[2:])
 
 
 def _numbers(row: "list[Any]") -> "list[float]":
     return [rings.NOTHING if value is None else float(value) for value in row]
-
-
-def _is_time(value: "Any") -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 class Sampler:

@@ -9,12 +9,12 @@ rows as in flow_table.py. Head: {"v": 1, "t", "up", "boot", "sure" (when written
 its rows, seconds since boot; last None: some were open), "from": number of the recent segment it was sorted from}.
 """
 
-import json
 import os
 import re
-import zlib
 
+from confine.records import pieces
 from confine.records.moments import Moment
+from confine.records.pieces import is_time
 from confine.records.segments import SMALLEST_SEGMENT, Segments
 
 TYPE_CHECKING = False
@@ -31,8 +31,6 @@ RECENT_PART = 8  # the recent series may hold this part of the bound
 LARGEST_BATCH = 32 * 1024 * 1024  # bytes when unpacked; nothing larger was ever written
 DAY_S = 86400.0
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
-HEAD_NUMBERS = ("t", "up", "first")
-LARGEST = 1e15
 FLOW_ROW, GROUP_ROW = 15, 11
 
 
@@ -162,40 +160,26 @@ def pack(batch: "Batch", moment: Moment, session: str, origin: "int | None") -> 
         lasts += [row[9] for row in rows["flows"]] + [row[8] for row in rows["groups"]]
     ended = [last for last in lasts if last is not None]
     head = {
-        "v": 1, "t": moment.wall, "up": moment.up, "boot": moment.boot, "sure": moment.sure, "session": session,
+        "session": session,
         "first": min(firsts, default=moment.up),
         "last": max(ended) if ended and len(ended) == len(lasts) else None,
         "from": origin,
-    }  # fmt: skip
-    body = json.dumps(batch, separators=(",", ":")).encode()
-    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + zlib.compress(body, 6)
+    }
+    return pieces.join(moment, head, batch)
 
 
 def split(payload: bytes) -> "tuple[dict[str, Any], bytes] | None":
     """(head, packed rows) of a payload; None if it is none."""
-    line, _, packed = payload.partition(b"\n")
-    try:
-        head = json.loads(line)
-    except (ValueError, RecursionError):
+    found = pieces.split(payload)
+    if found is None or not isinstance(found[0].get("session"), str) or not is_time(found[0].get("first")):
         return None
-    if not isinstance(head, dict) or head.get("v") != 1 or not all(_is_number(head.get(name)) for name in HEAD_NUMBERS):
-        return None
-    if not isinstance(head.get("boot"), str) or not isinstance(head.get("session"), str):
-        return None
-    if not isinstance(head.get("sure"), bool) or not (head.get("last") is None or _is_number(head["last"])):
-        return None
-    return head, packed
+    last = found[0].get("last")
+    return found if last is None or is_time(last) else None
 
 
 def unpack(packed: bytes) -> "Batch":
     """The rows, without those that are none."""
-    try:
-        engine = zlib.decompressobj()
-        batch = json.loads(engine.decompress(packed, LARGEST_BATCH))
-    except (ValueError, RecursionError, zlib.error):
-        return {}
-    if not isinstance(batch, dict):
-        return {}
+    batch = pieces.unpack(packed, LARGEST_BATCH)
     found = {}
     for name, rows in batch.items():
         if isinstance(rows, dict):
@@ -214,14 +198,10 @@ def _rows(rows: "dict[str, Any]", kind: str, length: int) -> "list[list[Any]]":
 
 def _is_flow(row: "list[Any]") -> bool:
     texts = all(isinstance(row[index], str) for index in (1, 2, 4, 6))
-    numbers = all(_is_number(row[index]) for index in (0, 3, 5, 7, 8))
-    return texts and numbers and all(value is None or _is_number(value) for value in row[9:14])
+    numbers = all(is_time(row[index]) for index in (0, 3, 5, 7, 8))
+    return texts and numbers and all(value is None or is_time(value) for value in row[9:14])
 
 
 def _is_group(row: "list[Any]") -> bool:
     texts = isinstance(row[1], str) and all(row[index] is None or isinstance(row[index], str) for index in (2, 3))
-    return texts and _is_number(row[0]) and all(_is_number(value) for value in row[4:])
-
-
-def _is_number(value: "Any") -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+    return texts and is_time(row[0]) and all(is_time(value) for value in row[4:])
