@@ -120,6 +120,7 @@ class Machine:
         booking = self.journal.bookings().get(name)
         if booking is not None:
             found.update(disk_and_traffic(self.paths, name, booking.nr))
+            found.update(self.interfaces.usage(booking.nr))
         return found
 
     def _sliver(self, name: str, booking: "Booking | None") -> SliverObserved:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 CPU_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 COUNTERS = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "rx_dropped", "tx_dropped")
 SLIVER_PORT = "slv-"
+OF_SLIVERS = (SLIVER_PORT, "iso-", "shape-")
 MOST_DEVICES = 64
 
 

@@ -4,7 +4,7 @@ Names end in their unit; counters in _total. `sliver` is the registry's id, SLIC
 receive is what reached it.
 """
 
-from confine.api.figures import MOST_DEVICES, SLIVER_PORT
+from confine.api.figures import MOST_DEVICES, OF_SLIVERS, SLIVER_PORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ FAMILIES = {
         "counter",
         "Packets of the sliver that the firewall dropped since it was put up: spoofed, refused, flooded.",
     ),
+    "confine_sliver_bandwidth_bits_per_second": ("gauge", "Bound of what the sliver sends or gets."),
+    "confine_sliver_bandwidth_held": ("gauge", "1 if the bound read back from the kernel is the one asked for."),
+    "confine_sliver_bandwidth_bytes_total": ("counter", "Bytes that passed under the bound."),
+    "confine_sliver_bandwidth_dropped_packets_total": ("counter", "Packets that found the queue full."),
     "confine_sliver_limit_hits_total": ("counter", "How often the sliver ran into a limit since it was started."),
 }
 
@@ -150,6 +154,7 @@ def render(status: "dict[str, Any]", machine: "Machine", served: "dict[str, Any]
             samples.add("confine_sliver_network_refused_packets_total", count, sliver=shown["id"], reason=reason)
         _sliver(samples, shown)
         _sliver_limits(samples, shown)
+        _sliver_bandwidth(samples, shown)
         _sliver_machine(samples, shown, machine, ports)
     return samples.text()
 
@@ -215,7 +220,7 @@ def _machine(samples: Samples, machine: "Machine") -> None:
     for minutes, load in zip(("1", "5", "15"), machine.load(), strict=False):
         samples.add("confine_node_load", load, minutes=minutes)
     samples.add("confine_node_uptime_seconds", machine.uptime())
-    for device in [name for name in machine.devices() if not name.startswith(SLIVER_PORT)][:MOST_DEVICES]:
+    for device in [name for name in machine.devices() if not name.startswith(OF_SLIVERS)][:MOST_DEVICES]:
         counted = machine.counters(device)
         samples.add("confine_node_network_receive_bytes_total", counted.get("rx_bytes"), device=device)
         samples.add("confine_node_network_transmit_bytes_total", counted.get("tx_bytes"), device=device)
@@ -252,6 +257,17 @@ def _sliver_limits(samples: Samples, shown: "dict[str, Any]") -> None:
     for entry in shown.get("resources") or []:
         if entry.get("name") == "disk" and entry.get("alloc") is not None:
             samples.add("confine_sliver_disk_allocated_bytes", entry["alloc"] * MIB, sliver=key)
+
+
+def _sliver_bandwidth(samples: Samples, shown: "dict[str, Any]") -> None:
+    key, usage = shown["id"], shown.get("usage") or {}
+    for direction, bound in (shown.get("bandwidth") or {}).items():
+        kbit, held = bound["kbit"], bound["held"]
+        labels = {"sliver": key, "direction": direction}
+        samples.add("confine_sliver_bandwidth_bits_per_second", kbit * 1000 if kbit else None, **labels)
+        samples.add("confine_sliver_bandwidth_held", int(held) if held is not None else None, **labels)
+        samples.add("confine_sliver_bandwidth_bytes_total", usage.get(direction + "_bytes"), **labels)
+        samples.add("confine_sliver_bandwidth_dropped_packets_total", usage.get(direction + "_drops"), **labels)
 
 
 def _sliver_machine(samples: Samples, shown: "dict[str, Any]", machine: "Machine", ports: "Iterable[str]") -> None:

@@ -4,7 +4,7 @@ What only the registry knows (the node's certificate, its place...) is not here;
 points into the object's own document.
 """
 
-from confine.core import addressing, interfaces, overlay, resources, rsa, states
+from confine.core import addressing, interfaces, overlay, resources, rsa, states, wiring
 from confine.core.addressing import PRIVATE_IPV4_BITS, PRIVATE_IPV6_BITS
 from confine.core.model import REGISTER, SliverObserved, plain
 from confine.core.reading import mapping
@@ -166,6 +166,7 @@ def sliver(
     doc["address"] = private[0]["ipv4_addr"] if private else None
     doc["limits"] = _limits(working, found)
     doc["resources"] = _resources(asked, booking)
+    doc["bandwidth"] = _bandwidth(working, found, settings)
     return doc
 
 
@@ -249,3 +250,18 @@ def _resources(asked: "SliverTarget | None", booking: "Booking | None") -> "list
         alloc = getattr(booking, name + "_mib") if booking is not None else None
         listed.append({"name": name, "req": req, "unit": "MiB", "alloc": alloc})
     return listed
+
+
+def _bandwidth(
+    working: "SliverTarget | None", found: "SliverObserved", settings: "Settings"
+) -> "dict[str, dict[str, Any]]":
+    """{"egress": {"kbit", "held"}, "ingress": ...}. kbit: the bound, None without one; held: read back and equal, None
+    while there is nothing to read."""
+    shape = wiring.shape(working, settings) if working is not None else {"up": None, "down": None}
+    doc = {}
+    for name, way in (("egress", "up"), ("ingress", "down")):
+        rates, kept = shape[way], found.wired.rates.get(way) if found.wired is not None else None
+        held = kept is not None and rates is not None and kept == (rates["rate"], rates["ceil"], rates["total"])
+        known = rates is not None and found.running and found.wired is not None
+        doc[name] = {"kbit": rates["ceil"] if rates is not None else None, "held": held if known else None}
+    return doc

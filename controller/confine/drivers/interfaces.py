@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 from confine.core import interfaces, wiring
 from confine.core.wiring import SHAPERS, Link, Port, Wired
@@ -31,6 +32,7 @@ NETWORK = "/sys/class/net"
 VLANS = "/proc/net/vlan/config"
 WORKER = "confine.drivers.wiring"
 WORKER_S = 120
+COUNTED_S = 0.5
 SIOCBRADDIF = 0x89A2
 IFF_UP = 1
 
@@ -45,6 +47,8 @@ class Interfaces:
         self._ports: "dict[str, Port]" = {}
         self._vlans: "dict[str, tuple[str, int]]" = {}
         self._classes: "dict[str, dict[int, classes.Class]]" = {}
+        self._counts: "dict[str, dict[int, classes.Class]]" = {}
+        self._counted_until = 0.0
 
     # Steps
 
@@ -138,13 +142,19 @@ class Interfaces:
             rates,
         )
 
-    def usage(self, nr: int) -> "dict[str, dict[str, int]]":
-        """{"up" or "down": {"bytes", "packets", "drops"}} of a sliver whose bandwidth is bounded."""
+    def usage(self, nr: int) -> "dict[str, int]":
+        """Of a sliver whose bandwidth is bounded: egress_bytes, egress_drops (packets), and so for ingress. Figures are
+        up to COUNTED_S old: who asks for all slivers has them read once."""
+        now = time.monotonic()
+        if now >= self._counted_until:
+            self._counts = {name: classes.of(SHAPERS[way]) for way, name in (("up", "egress"), ("down", "ingress"))}
+            self._counted_until = now + COUNTED_S
         found = {}
-        for way, name in SHAPERS.items():
-            own = classes.of(name).get(wiring.shape_class(nr))
+        for name, counts in self._counts.items():
+            own = counts.get(wiring.shape_class(nr))
             if own is not None:
-                found[way] = {"bytes": own.bytes, "packets": own.packets, "drops": own.drops}
+                found[name + "_bytes"] = own.bytes
+                found[name + "_drops"] = own.drops
         return found
 
     # The worker

@@ -2,7 +2,7 @@
 
 from core_world import World, desired, settings, sliver_target
 
-from confine.core import interfaces, wiring
+from confine.core import interfaces, report, wiring
 from confine.core.model import Booking, Failure, Interface
 from confine.core.wiring import Link, Port, Wired
 
@@ -176,3 +176,34 @@ def test_what_was_never_looked_at_is_not_changed() -> None:
     world.settle(asked(DEBUG))
     assert world.verbs(asked(DEBUG), 5) == ""
     assert Wired() == Wired({}, {}, {})
+
+
+def test_the_slivers_document_says_what_is_bounded_and_whether_it_holds() -> None:
+    what = asked(egress_kbit=2000)
+    world = running(what)
+
+    def shown() -> "dict[str, Any]":
+        return report.sliver(NAME, what, world.plan(what), world.observed, world.bookings, world.settings)["bandwidth"]
+
+    assert shown() == {"egress": {"kbit": 2000, "held": True}, "ingress": {"kbit": None, "held": None}}
+    world.observed.slivers[NAME].wired.rates = {}  # type: ignore[union-attr]
+    assert shown()["egress"] == {"kbit": 2000, "held": False}
+
+
+def test_the_slivers_document_has_the_addresses_of_its_interfaces_as_they_are_known() -> None:
+    public = Interface(2, "pub0", "public4", None)
+    what = asked(public, ISOLATED, vlan_tag=0x123)
+    world = running(what, public4_proto="dhcp")
+
+    def shown(nr: int) -> "dict[str, Any]":
+        doc = report.sliver(NAME, what, world.plan(what), world.observed, world.bookings, world.settings)
+        return [entry for entry in doc["interfaces"] if entry["nr"] == nr][0]
+
+    assert (shown(5)["mac_addr"], shown(5)["vlan_tag"]) == ("02:00:00:00:00:02", 0x123)
+    assert shown(2)["ipv4_addr"] is None
+    assert "no DHCP server" in world.messages(what, 5)
+    world.observed.slivers[NAME].wired.leases = {"slv-01-02": "198.51.100.77"}  # type: ignore[union-attr]
+    assert shown(2)["ipv4_addr"] == "198.51.100.77"
+    assert "no DHCP server" not in world.messages(what, 5)
+    world.observed.slivers[NAME].wired.unleased = {"slv-01-02": "taken by another"}  # type: ignore[union-attr]
+    assert "taken by another" in world.messages(what, 5)
