@@ -201,8 +201,14 @@ def sliver(doc: "dict[str, Any]") -> str:
         ["init", str(doc.get("init_pid") or "-")],
     ]
     for interface in doc.get("interfaces") or []:
-        parts = [interface.get(key) for key in ("type", "mac_addr", "ipv4_addr", "ipv6_addr")]
+        tag = interface.get("vlan_tag")
+        where = "VLAN {:#x} of {}".format(tag, interface.get("parent_name")) if tag else None
+        parts = [interface["type"], where, *(interface.get(key) for key in ("mac_addr", "ipv4_addr", "ipv6_addr"))]
         rows.append(["interface", interface["name"] + "  " + "  ".join(part for part in parts if part)])
+    for direction, bound in (doc.get("bandwidth") or {}).items():
+        if bound["kbit"]:
+            holds = {True: "held", False: "NOT held", None: "not running"}[bound["held"]]
+            rows.append([direction, "{} kbit/s at most, {}".format(bound["kbit"], holds)])
     rows += [["decision", text] for text in doc.get("decisions") or []]
     rows += [["error", (error["member"] + " " + error["message"]).strip()] for error in doc.get("errors") or []]
     if doc.get("progress"):

@@ -309,6 +309,8 @@ def told(error: Exception) -> str:
     """What went wrong, for a person."""
     if isinstance(error, Refused):
         return str(error)
+    if isinstance(error, ImportError):
+        return f"{error}: it takes python3-pyroute2 to make interfaces other than a plain private one"
     return f"{type(error).__name__}: {' '.join(str(part) for part in error.args) or 'no more is known'}"
 
 
