@@ -88,7 +88,8 @@ def test_one_sliver_is_shown_with_interfaces_decisions_and_errors():
     found = doc()["slivers"][0]
     found.update(name="000000000005_0001", template={"name": "Debian", "type": "debian"}, init_pid=77, paused=True,
                  interfaces=[{"type": "private", "name": "priv", "mac_addr": "54:c0:00:01:05:00", "ipv4_addr": "a/25",
-                              "ipv6_addr": None}, {"type": "isolated", "name": "iso0", "vlan_tag": 0x123, "parent_name": "eth1"}],
+                              "ipv6_addr": None},
+                             {"type": "isolated", "name": "iso0", "vlan_tag": 0x123, "parent_name": "eth1"}],
                  bandwidth={"egress": {"kbit": 2000, "held": True}, "ingress": {"kbit": None, "held": None}},
                  decisions=["Paused by ann."],
                  errors=[{"member": "/template", "message": "is gone"}])  # fmt: skip
