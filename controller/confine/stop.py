@@ -164,7 +164,8 @@ def _silence(node: Node, scope: str) -> "list[str]":
         left = ports.silence(ports.of(number))
         state = "still up: " + ", ".join(left) if left else "taken down instead"
         return ["the traffic could not be cut by nft, interfaces are {}: {}".format(state, error)]
-    return []
+    left = ports.silence(ports.unbridged(number))
+    return ["interfaces are still up: " + ", ".join(left)] if left else []
 
 
 def _still(node: Node, scope: str, kill: bool) -> "list[str]":

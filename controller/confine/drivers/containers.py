@@ -14,7 +14,7 @@ import time
 
 from confine import durable
 from confine.core import addressing
-from confine.drivers import cgroups, links, lxcconfig
+from confine.drivers import cgroups, links, lxcconfig, ports
 from confine.drivers.interfaces import Interfaces, command
 from confine.drivers.lxcconfig import CAPABILITIES, Container
 from confine.drivers.ports import silence
@@ -70,7 +70,7 @@ class Containers:
         if not os.path.isdir(self._limited(name)):
             raise StepError(f"sliver {name} has no cgroup with limits yet: it is not started without them")
         private, job = self._interfaces.at_start(sliver, booking)
-        ports = [interface.port for interface in private]
+        names = [interface.port for interface in private]
         restarting = self._running(name)
         if not restarting:
             self._clear(name)
@@ -78,7 +78,7 @@ class Containers:
             self._launch(name, lxcconfig.render(self._container(sliver, booking.nr, private, hook)))
             self._await_init(name)
         try:
-            self._check(name, booking.nr, ports, RESTART_S if restarting else 0)
+            self._check(name, booking.nr, names, RESTART_S if restarting else 0)
         except StepError:
             self._clear(name)
             raise
@@ -88,7 +88,7 @@ class Containers:
         is frozen). Leaves neither processes, LXC's cgroups nor interfaces behind. Does nothing if there is none.
         StepError if something does not go away."""
         name = step.subject
-        silence(_veths_of(os.path.join(self._lxc, name, "config")))
+        silence(ports.of(step.booking.nr) if step.booking else _veths_of(os.path.join(self._lxc, name, "config")))
         init = cgroups.find_init(self._limited(name))
         listens = init is not None and not cgroups.frozen(self._limited(name))
         if listens and init is not None and ask_to_halt(init, self._limited(name)):
@@ -104,7 +104,7 @@ class Containers:
         limited = self._limited(name)
         return cgroups.wait_until(lambda: cgroups.find_init(limited) is not None, time.monotonic() + RESTART_S)
 
-    def _check(self, name: str, nr: int, ports: "list[str]", patience: float) -> None:
+    def _check(self, name: str, nr: int, names: "list[str]", patience: float) -> None:
         """Check how the sliver is confined. It may be not yet for `patience` seconds: LXC sets a sliver that restarted
         itself up in the process that becomes its init."""
         deadline = time.monotonic() + patience
@@ -114,7 +114,7 @@ class Containers:
                 if init is None:
                     raise StepError(f"sliver {name} has ended again; its console ends: {self._console_end(name)}")
                 check_confinement(init, name, addressing.id_base(nr))
-                for port in ports:
+                for port in names:
                     links.isolate(port)
                 return
             except StepError:

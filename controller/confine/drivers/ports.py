@@ -30,6 +30,11 @@ def of(nr: "int | None") -> "list[str]":
         return []
 
 
+def unbridged(nr: "int | None") -> "list[str]":
+    """Those of them that are on no bridge: isolated interfaces, whose frames pass nothing that nft could cut."""
+    return [name for name in of(nr) if not os.path.islink(os.path.join(NETWORK, name, "master"))]
+
+
 def silence(ports: "list[str]") -> "list[str]":
     """Take `ports` down: no frame goes in or out. Gives those that could not be; one that is not there is silent."""
     return _set(ports, up=False)[0]

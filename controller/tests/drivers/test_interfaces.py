@@ -11,7 +11,7 @@ import pytest
 from confine.core.model import Step
 from confine.core.settings import Settings
 from confine.core.wiring import Port
-from confine.drivers import classes, interfaces
+from confine.drivers import classes, interfaces, ports
 from confine.drivers.interfaces import Interfaces, parse_vlans, told
 from confine.errors import StepError
 from confine.paths import Paths
@@ -41,6 +41,15 @@ def test_the_worker_finds_its_code_without_an_environment(tmp_path):
     answer = json.loads((tmp_path / "job.done").read_text())
     assert done.returncode == 1
     assert "pyroute2" in answer["failed"] or "which process" in answer["failed"]
+
+
+def test_interfaces_that_are_on_no_bridge_are_told_apart_so_that_a_stop_silences_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(ports, "NETWORK", str(tmp_path))
+    for name in ("slv-07-00", "slv-07-05", "slv-08-05", "iso-07-05"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "slv-07-00" / "master").symlink_to("../br-confine")
+    assert ports.unbridged(7) == ["slv-07-05"]
+    assert ports.unbridged(None) == ["slv-07-05", "slv-08-05"]
 
 
 def attribute(kind, content):
