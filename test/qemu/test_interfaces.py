@@ -138,6 +138,8 @@ def test_what_changes_at_one_interface_leaves_the_others_as_they_are(wired: Sliv
     changed = {port for port in after if after[port] != before[port]}
     assert changed == {"slv-03-05"}
     assert str(TAG + 1) in wired.node.read_file("/proc/net/vlan/config").decode()
+    again = wired.node.sh("cat /run/confine/lxc/*3_0012/interfaces")
+    assert f'"tag":{TAG + 1}' in again and f'"tag":{TAG},' not in again, "a sliver that restarts itself has the new tag"
     wired.network[3].update(interfaces=ALL, tag=TAG)
     wired.drive(("interfaces", "attach", 3))
     assert str(TAG + 1) not in wired.node.read_file("/proc/net/vlan/config").decode()

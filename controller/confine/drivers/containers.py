@@ -15,7 +15,7 @@ import time
 from confine import durable
 from confine.core import addressing
 from confine.drivers import cgroups, links, lxcconfig, ports
-from confine.drivers.interfaces import Interfaces, command
+from confine.drivers.interfaces import DONE, JOB, Interfaces, command
 from confine.drivers.lxcconfig import CAPABILITIES, Container
 from confine.drivers.ports import silence
 from confine.errors import StepError
@@ -36,7 +36,6 @@ STOP_S = 10  # for the sliver to halt in order
 KILL_S = 10
 CLEAN_UP_S = 10  # for LXC's monitor to clean up behind a sliver
 LOG_END = 8000
-JOB, DONE = "interfaces", ".done"  # beside LXC's configuration: for the worker, and its answer
 
 # Signals that make an init halt, best first: systemd's halt, then what LXC, busybox, procd and sysvinit take, then what
 # a plain program takes (busybox restarts at it).
@@ -141,7 +140,7 @@ class Containers:
         """Leave the job for the worker, which LXC runs whenever it starts the sliver; its command line, "" if none."""
         if job is None:
             return ""
-        path = os.path.join(self._lxc, name, JOB)
+        path = self._interfaces.job_file(name)
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         durable.write_json(path, job)
         return " ".join(command(path))
@@ -194,7 +193,7 @@ class Containers:
     def _said_by_worker(self, name: str) -> str:
         """Why the worker did not let the sliver start; "" if it did."""
         try:
-            answer = durable.read_json(os.path.join(self._lxc, name, JOB + DONE))
+            answer = durable.read_json(self._interfaces.job_file(name) + DONE)
         except ValueError:
             return ""
         return str((answer or {}).get("failed") or "")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from confine import durable
 from confine.core import interfaces, wiring
 from confine.core.wiring import SHAPERS, Link, Port, Wired
 from confine.drivers import cgroups, classes
@@ -32,6 +33,7 @@ NETWORK = "/sys/class/net"
 VLANS = "/proc/net/vlan/config"
 WORKER = "confine.drivers.wiring"
 WORKER_S = 120
+JOB, DONE = "interfaces", ".done"  # for LXC's hook, and its answer
 COUNTED_S = 0.5
 SIOCBRADDIF = 0x89A2
 IFF_UP = 1
@@ -42,6 +44,7 @@ class Interfaces:
 
     def __init__(self, paths: "Paths", settings: "Settings") -> None:
         self._cgroup = paths.cgroup
+        self._lxc = os.path.join(paths.run, "lxc")
         self._settings = settings
         self.links: "dict[str, Link]" = {}
         self._ports: "dict[str, Port]" = {}
@@ -68,6 +71,7 @@ class Interfaces:
         self.snapshot()
         if wiring.differs(wanted, self.wired(booking.nr), shaped) is None:
             return
+        self._keep_job(sliver.name, booking.nr, wanted, shaped)
         init = cgroups.find_init(os.path.join(self._cgroup, cgroups.SLIVERS, sliver.name))
         if init is None:
             raise StepError(f"sliver {sliver.name} does not run (any more)")
@@ -107,6 +111,18 @@ class Interfaces:
         if wiring.by_lxc_alone(wanted, shaped):
             return private, None
         return private, {**wiring.job(sliver.name, booking.nr, wanted, shaped), **self._where(sliver.name, None)}
+
+    def job_file(self, name: str) -> str:
+        """Where the job for LXC's hook lies, beside LXC's configuration of the sliver."""
+        return os.path.join(self._lxc, name, JOB)
+
+    def _keep_job(
+        self, name: str, nr: int, wanted: "list[SliverInterface]", shaped: "dict[str, dict[str, Any] | None]"
+    ) -> None:
+        """A sliver that restarts itself gets what is asked for now: the tag it had may be another slice's."""
+        if os.path.exists(self.job_file(name)):
+            job = {**wiring.job(name, nr, wanted, shaped), **self._where(name, None)}
+            durable.write_json(self.job_file(name), job)
 
     # What is there
 
