@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 from firmware.image import boot, filesystems, layout, tools
 from firmware.image.layout import Partition
-from upgrade import counter, pointer
+from upgrade import counter, label, pointer
 
 # 2026-01-01; any fixed time will do, and SOURCE_DATE_EPOCH in the environment replaces it.
 _DEFAULT_EPOCH = 1767225600
@@ -35,12 +35,13 @@ def compose(
     config_tar: str | None = None,
     sizes: Mapping[str, int] | None = None,
     options: str = "",
+    version: str = "0",
 ) -> bool:
     """Make the disk image `output`. True if it was made, False if it was there already from the same inputs.
 
     kernel, initrd, root: files of slot a (root: a squashfs). config_tar: tar.gz that the node unpacks over / at its
     first start. sizes: partition name to MiB, for those that differ from layout.DEFAULT_SIZES_MIB.
-    options: further words for the kernel's command line.
+    options: further words for the kernel's command line. version: of the system, as slot a's label says it.
     Slot b is empty, and its counter says that it was never confirmed, so GRUB never starts it.
     Raises LayoutError, BootError, FilesystemError or ToolError, and then leaves `output` as it was.
     """
@@ -49,7 +50,7 @@ def compose(
     files = {"kernel": kernel, "initrd": initrd, "root": root}
     if config_tar is not None:
         files["config_tar"] = config_tar
-    recipe = _recipe(files, table, options, epoch)
+    recipe = {**_recipe(files, table, options, epoch), "version": version}
     directory = os.path.dirname(os.path.abspath(output))
     os.makedirs(directory, exist_ok=True)
     # Two at once (tests side by side) must not write the same image: the second waits and finds it made.
@@ -59,7 +60,7 @@ def compose(
             return False
         with tempfile.TemporaryDirectory(prefix=".compose-", dir=directory) as work:
             unfinished = os.path.join(work, "disk.img")
-            _write_disk(unfinished, work, table, files, options, epoch)
+            _write_disk(unfinished, work, table, files, options, epoch, version)
             if os.path.exists(output + ".json"):
                 os.unlink(output + ".json")
             os.replace(unfinished, output)
@@ -68,7 +69,7 @@ def compose(
 
 
 def _write_disk(
-    path: str, work: str, table: list[Partition], files: Mapping[str, str], options: str, epoch: int
+    path: str, work: str, table: list[Partition], files: Mapping[str, str], options: str, epoch: int, version: str
 ) -> None:
     parts = {part.name: part for part in table}
     with open(path, "wb") as disk:
@@ -90,6 +91,10 @@ def _write_disk(
         made = os.path.join(work, "kernel-a")
         filesystems.write_kernel(made, parts["kernel-a"], files["kernel"], files["initrd"], work, epoch)
         copy_sparse(made, disk.fileno(), parts["kernel-a"].start)
+        described = {name: {"size": os.path.getsize(path), "sha256": _sha256(path)}
+                     for name, path in (("kernel", made), ("root", files["root"]))}  # fmt: skip
+        written = label.make({"version": version, "epoch": 0, "parts": described})
+        os.pwrite(disk.fileno(), written, parts["kernel-a"].start + parts["kernel-a"].size - label.SIZE)
 
         root = parts["root-a"]
         made = os.path.join(work, "overlay")
@@ -127,7 +132,7 @@ def _recipe(files: Mapping[str, str], table: list[Partition], options: str, epoc
     """Everything the image's bytes depend on; also the tools, as far as their files tell."""
     own = [os.path.join(_HERE, name) for name in sorted(os.listdir(_HERE)) if name.endswith(".py")]
     own += [os.path.join(boot.CONFIG_DIR, name) for name in boot.CONFIG_FILES]
-    own += [os.path.join(_UPGRADE, "pointer.py"), os.path.join(_UPGRADE, "counter.py")]
+    own += [os.path.join(_UPGRADE, name) for name in ("counter.py", "label.py", "pointer.py")]
     used: dict[str, object] = {}
     for tool in ("sfdisk", "grub-mkimage", "mkfs.fat", "mcopy", "mkfs.ext4", "debugfs", "mksquashfs"):
         path = shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -174,11 +179,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", required=True, metavar="FILE")
     parser.add_argument("--config", metavar="TGZ", help="files that the node unpacks over / at its first start")
     parser.add_argument("--size", action="append", default=[], metavar="PARTITION=MIB")
+    parser.add_argument("--version", default="0", help="the system's, as the slot's label says it")
     parser.add_argument("--options", default="", help="further words for the kernel's command line")
     args = parser.parse_args(argv)
     try:
         sizes = {name: int(mib) for name, _, mib in (size.partition("=") for size in args.size)}
-        made = compose(args.kernel, args.initrd, args.root, args.output, args.config, sizes, args.options)
+        made = compose(args.kernel, args.initrd, args.root, args.output, args.config, sizes, args.options,
+                       args.version)  # fmt: skip
     except (OSError, ValueError, tools.ToolError) as error:
         print(f"compose: {error}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ import struct
 
 from firmware.image import tools
 from firmware.image.layout import MIB, Partition, filesystem_uuid
+from upgrade import label
 
 # fstools' rule: the overlay starts at the next multiple of 64 KiB behind the squashfs's last byte.
 OVERLAY_ALIGNMENT = 64 * 1024
@@ -40,7 +41,7 @@ def write_kernel(path: str, part: Partition, kernel: str, initrd: str, work: str
     plain = ["-noI", "-noD", "-noF", "-noX", "-no-fragments", "-b", "1M"]
     same = ["-noappend", "-all-root", "-no-xattrs", "-no-exports", "-processors", "1"]
     tools.run(["mksquashfs", content, path, *plain, *same, "-quiet", "-no-progress"], epoch)
-    if os.path.getsize(path) > part.size:
+    if os.path.getsize(path) > part.size - label.SIZE:
         raise FilesystemError(
             f"kernel and initrd need {os.path.getsize(path) // MIB + 1} MiB, "
             f"partition {part.name} has {part.size_mib}: make it larger"

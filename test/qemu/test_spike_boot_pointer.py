@@ -41,6 +41,7 @@ class Case:
     copies: tuple[bytes, bytes]
     starts: dict[str, str | None] = field(default_factory=lambda: dict(FULL))
     counts: str = "file"
+    once: str = ""
     chosen: dict[str, str] = field(default_factory=dict)
 
 
@@ -127,6 +128,9 @@ def counters() -> Iterator[Case]:
                 yield Case(f"{confirmed} confirmed, starts {first} {second}", (block, block), {"a": first, "b": second})
     for counts in ("missing", "garbage", "read-only", "write error"):
         yield Case(f"counter {counts}", (B, B), counts=counts)
+    for once in ("a", "b", "c", "ab"):
+        yield Case(f"slot {once} once", (A, A), {"a": "3", "b": "never"}, once=once)
+    yield Case("slot b once, from a file that cannot be written", (A, A), counts="read-only once")
     yield Case("no pointer, slot a never confirmed", (UNREADABLE, UNREADABLE), {"a": "never", "b": "2"})
 
 
@@ -136,6 +140,8 @@ def rule(case: Case) -> dict[str, str]:
     confirmed = named[0] or named[1] or "a"
     source = "copy1" if named[0] else "copy2" if named[1] else "fallback"
     said = {"confirmed": confirmed, "pointer": source, "slot": confirmed, "boot": "uncounted", "left": ""}
+    if case.once in ("a", "b"):
+        return {**said, "slot": case.once, "boot": "trial"}
     starts = {} if case.counts in ("missing", "garbage") else case.starts
     mine, others = starts.get(confirmed), starts.get(pointer.other(confirmed))
     if mine in ("0", "never"):
@@ -146,9 +152,10 @@ def rule(case: Case) -> dict[str, str]:
     return said
 
 
-def environment(starts: dict[str, str | None]) -> bytes:
+def environment(starts: dict[str, str | None], once: str = "") -> bytes:
     """A counter file as a test wants it, possible or not."""
     lines = "".join(f"starts_{slot}={value}\n" for slot, value in starts.items() if value is not None)
+    lines += f"once={once}\n" if once else ""
     return (counter.SIGNATURE + lines.encode()).ljust(512, b"#")
 
 
@@ -203,11 +210,12 @@ class Grub:
             "own": "$prefix/grubenv",
             "missing": "$prefix/missing",
             "read-only": "(hd2)/grubenv",
+            "read-only once": "(hd2)/once",
             "write error": "(hd3)/grubenv",
         }
         if case.counts in fixed:
             return fixed[case.counts], []
-        content = b"\xff" * 512 if case.counts == "garbage" else environment(case.starts)
+        content = b"\xff" * 512 if case.counts == "garbage" else environment(case.starts, case.once)
         return f"/counts/{number}", [self._write(os.path.join("counts", str(number)), content)]
 
     def _write(self, name: str, content: bytes) -> str:
@@ -221,7 +229,9 @@ class Grub:
         self._write("counts.img", bytes(4 * layout.MIB))
         subprocess.run(["mkfs.fat", counts], check=True, capture_output=True)
         self._write("grubenv", environment(dict(FULL)))
-        subprocess.run(["mcopy", "-i", counts, os.path.join(self.directory, "grubenv"), "::/"], check=True)
+        self._write("once", environment(dict(FULL), "b"))
+        files = [os.path.join(self.directory, name) for name in ("grubenv", "once")]
+        subprocess.run(["mcopy", "-i", counts, *files, "::/"], check=True)
         argv = ["-M", "q35", *acceleration(), "-m", "128"]
         argv += ["-drive", f"file={self.disk},if=none,id=hd0,format=raw,cache=unsafe"]
         faults = [{"event": "read_aio", "errno": 5, "sector": sector} for sector in bad_sectors]
@@ -293,6 +303,7 @@ def test_what_grub_wrote_is_the_lowered_counter_and_nothing_else(ran: tuple[Grub
             expected[case.chosen["slot"]] = case.chosen["left"]
         after = grub.counter_after(number)
         assert len(after) == 512
+        assert (b"once=" in after) is bool(case.once and case.once not in ("a", "b")), case.name
         assert counter.parse(after) == {slot: value for slot, value in expected.items() if value in counter.VALUES}, (
             case.name
         )
