@@ -13,7 +13,8 @@ CORE := $(wildcard controller/confine/core/*.py)
 SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!/bin/(sh|ash)' 2>/dev/null)
 
 ONCE ?= 0
-export ONCE
+UPGRADE ?= 0
+export ONCE UPGRADE
 ARGS ?=
 ONLY ?=
 SEED ?= $(shell date +%s)
@@ -24,7 +25,7 @@ SEED := $(SEED)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itself, exit status says how it went)
+run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itself, exit status says how it went; UPGRADE=1: good and broken upgrades, too)
 	@$(SUDO) $(PYTHON) test/qemu/run.py
 
 test: image build/stamp/browser ## all tests, virtual nodes included

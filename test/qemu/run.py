@@ -1,7 +1,8 @@
 """`make run`: the example registry and one virtual node, watched live while the node brings its slivers up.
 
 ONCE=1 ends by itself: status 0 once all slivers are as asked, 1 with the reasons else. FRESH=1 begins with an empty
-node; otherwise the node of the last run goes on, as a real one would after its power was off.
+node; otherwise the node of the last run goes on, as a real one would after its power was off. UPGRADE=1 begins
+with an empty node, too, and upgrades it then, with a good bundle and with broken ones.
 """
 
 from __future__ import annotations
@@ -113,6 +114,11 @@ def main() -> int:
             screen.say("registry  {} serves {}".format(registry.url, os.path.relpath(registry.documents, TOP)))
             with started(screen, registry) as node:
                 status = watch_until_as_asked(screen, node)
+                if os.environ.get("UPGRADE") == "1":
+                    ended = upgrades(screen, node)
+                    if once or ended:
+                        return ended
+                    status = status_of(node) or status
                 if once:
                     return verdict(screen, status)
                 print(instructions(registry, status), flush=True)
@@ -123,6 +129,17 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def upgrades(screen: Screen, node: VirtualNode) -> int:
+    """A good bundle and broken ones; exit status 0 if the node took them as it should."""
+    from qemu import run_upgrade
+
+    def as_asked() -> bool:
+        status = status_of(node)
+        return status is not None and narrate.as_asked(status)
+
+    return run_upgrade.show(screen, node, os.path.join(WORK, "upgrade"), REFERENCE, TOP, as_asked)
 
 
 @contextlib.contextmanager
@@ -197,7 +214,7 @@ def forget_old_node(screen: Screen, disk: str) -> None:
     belongs = os.path.join(directory, "image.json")
     recipe = disk + ".json"
     known = os.path.exists(belongs) and filecmp.cmp(recipe, belongs, shallow=False)
-    if os.environ.get("FRESH") == "1" or not known:
+    if "1" in (os.environ.get("FRESH"), os.environ.get("UPGRADE")) or not known:
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)
         shutil.copy(recipe, belongs)
