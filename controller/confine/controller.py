@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from confine.api.server import ApiServer
+    from confine.upgrade.watchdog import Guard
 
 LOOK_AGAIN_S = 30.0
 CHANGING_S = 2.0  # while a change of the network waits to be confirmed
@@ -88,9 +89,14 @@ class Controller:
         api = self._api_server()
         self._reader.start()
         self._recording.start()
+        guard = self._guard()
         while not self._stopping:
             self._turn()
+            if guard is not None:
+                guard.beat()
             self._sleep()
+        if guard is not None:
+            guard.close()
         control.close()
         if api is not None:
             api.close()
@@ -138,6 +144,15 @@ class Controller:
         server = ApiServer(view, self._paths, self._settings, self._log)
         server.start()
         return server
+
+    def _guard(self) -> "Guard | None":
+        """What restarts a node of ours when this loop hangs; None where that is not wanted, or no slot was started."""
+        from confine.upgrade.watchdog import Guard
+        from confine.upgrade.words import boot_words
+
+        if not self._settings.watchdog_s or "slot" not in boot_words():
+            return None
+        return Guard(max(2 * int(LOOK_AGAIN_S), self._settings.watchdog_s), self._log)
 
     # ---- the round ----------------------------------------------------------------------------------------------
 

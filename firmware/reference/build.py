@@ -69,7 +69,7 @@ def base_inputs() -> str:
 
 def image_inputs() -> str:
     """The fingerprint of all of the image's sources."""
-    sources = source_files(HERE, PROJECT / "files/etc", PACKAGE, CONTROLLER, UPGRADE)
+    sources = source_files(HERE, PROJECT / "files", PACKAGE, CONTROLLER, UPGRADE)
     return fingerprint([SLIM, *(path for path in sources if path.suffix != ".md")])
 
 
@@ -109,6 +109,7 @@ def stage_root(base: Path, libuci: Path, stage: Path) -> None:
     put_tree(libuci, stage)
     put_tree(HERE / "rootfs", stage)
     put_tree(PROJECT / "files/etc", stage / "etc")
+    put_tree(PROJECT / "files/lib", stage / "lib")
     put_tree(PACKAGE, stage)
     put_tree(CONTROLLER, stage / CONTROLLER_PATH, slim=True)
     put_tree(UPGRADE, stage / UPGRADE_PATH, slim=True)

@@ -21,6 +21,7 @@ def kexec_into_a_hang(node: VirtualNode) -> None:
     node.sh("mkdir -p /tmp/kernel; mount -t squashfs -o ro /dev/vda4 /tmp/kernel")
     loaded = ["/tmp/kernel/vmlinuz", "--initrd=/tmp/kernel/initrd.img", f"--append={HANG}"]
     node.must(["kexec", "--load", *loaded])
+    node.must(["/etc/init.d/confine", "stop"], timeout=60)  # the controller holds the watchdog
     node.sh(f"watchdog -T {WATCHDOG_S} -t 1 /dev/watchdog")
     node.wait_for("the watchdog is armed", lambda: armed(node), timeout=10)
     node.sh("(sleep 0.3; kexec --exec) >/dev/null 2>&1 </dev/null &")
@@ -34,6 +35,7 @@ def armed(node: VirtualNode) -> bool:
 
 def let_the_kernel_stop_the_watchdog(node: VirtualNode) -> None:
     """Load the watchdog's modules anew, with the default that the command line changes."""
+    node.must(["/etc/init.d/confine", "stop"], timeout=60)  # the controller holds the watchdog
     node.sh("rmmod i6300esb watchdog")
     node.sh("insmod $(modinfo -n watchdog) stop_on_reboot=1; insmod $(modinfo -n i6300esb)")
 

@@ -200,6 +200,7 @@ OPTIONS: "tuple[tuple[Any, ...], ...]" = (
     ("node", "priv_ipv4_prefix24", "priv_ipv4_prefix24", parse_ipv4_prefix, None, "192.168.241", False),
     ("node", "sync_node_admins", "sync_node_admins", parse_bool, None, True, False),
     ("node", "data_dir", "data_dir", parse_path, None, "/srv/confine", False),
+    ("node", "watchdog", "watchdog_s", parse_int, (0, 3600), 180, False),  # s the controller may hang; 0: for ever
     ("node", "rd_public_ipv4_proto", None, None, None, None, False),
     # Slivers' interfaces (interfaces.py). Addresses of the pool are a /24's unless they say otherwise.
     ("node", "public_ipv4_avail", "public4_avail", parse_int, (0, 65535), None, False),
@@ -295,6 +296,7 @@ class Settings(Record):
     priv_ipv4_prefix24: str
     sync_node_admins: bool
     data_dir: str
+    watchdog_s: int
     registry_uris: "list[str]"
     registry_cert: "str | None"
     plain_http: bool

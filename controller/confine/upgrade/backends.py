@@ -127,7 +127,7 @@ class UBoot:
         return slot if slot in SLOTS else None
 
     def commit(self, slot: str) -> None:
-        self._write({"confine_slot": _checked(slot)})
+        self._write("confine_slot", _checked(slot))
         if self.confirmed() != slot:
             raise UpgradeError("U-Boot's environment does not read back as slot {}".format(slot))
 
@@ -137,28 +137,30 @@ class UBoot:
         return {slot: value for slot, value in values.items() if value in counter.VALUES}
 
     def forbid(self, slot: str) -> None:
-        self._write({"confine_starts_" + _checked(slot): counter.NEVER})
+        self._write("confine_starts_" + _checked(slot), counter.NEVER)
 
     def allow(self, slot: str) -> None:
-        self._write({"confine_starts_" + _checked(slot): counter.FULL})
+        self._write("confine_starts_" + _checked(slot), counter.FULL)
 
     def start_once(self, slot: str) -> None:
-        self._write({"confine_once": _checked(slot)})
+        self._write("confine_once", _checked(slot))
 
     def _read(self) -> "dict[str, str]":
-        lines = self._run(self._printenv, "").splitlines()
+        lines = self._run(self._printenv).splitlines()
         return {name: value for name, sign, value in (line.partition("=") for line in lines) if sign}
 
-    def _write(self, values: "dict[str, str]") -> None:
-        """All of `values` in one writing of the environment: it goes to the copy not in use, then counts."""
-        if all(self._read().get(name) == value for name, value in values.items()):
-            return
-        script = "".join("{} {}\n".format(name, value) for name, value in values.items())
-        self._run([*self._setenv, "-s", "-"], script)
+    def _write(self, name: str, value: str) -> None:
+        """One variable: the tool writes the whole environment to the copy that does not count, and then that does.
 
-    def _run(self, argv: "list[str]", stdin: str) -> str:
+        One at a time, as words of the command: the two tools there are disagree on how a script of them looks.
+        """
+        if self._read().get(name) != value:
+            self._run([*self._setenv, name, value])
+
+    def _run(self, argv: "list[str]") -> str:
         try:
-            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=TOOL_S, check=False)
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TOOL_S,
+                                  check=False)  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UpgradeError("{} cannot be run: {}".format(argv[0], error))
         if done.returncode != 0:

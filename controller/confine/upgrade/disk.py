@@ -61,9 +61,7 @@ class Disk:
 def find_partition(name: str, rom: str = _ROM, sys: str = "/sys") -> str:
     """The device of the partition that the GPT calls `name` on the disk of the running root (or, where no root of
     ours runs, as in a recovery system, on the only disk that has one). UpgradeError if there is none."""
-    directories = _own_disk(rom, sys) or [
-        os.path.realpath(os.path.join(sys, "class/block", device)) for device in os.listdir(sys + "/class/block")
-    ]
+    directories = _own_disk(rom, sys) or _all_devices(sys)
     found = []
     for directory in directories:
         try:
@@ -79,6 +77,11 @@ def find_partition(name: str, rom: str = _ROM, sys: str = "/sys") -> str:
             )
         )
     return found[0]
+
+
+def _all_devices(sys: str) -> "list[str]":
+    block = os.path.join(sys, "class/block")
+    return [os.path.realpath(os.path.join(block, name)) for name in (os.listdir(block) if os.path.isdir(block) else ())]
 
 
 def _own_disk(rom: str, sys: str) -> "list[str]":

@@ -64,7 +64,7 @@ def make(disk: Disk, slot: str, configuration: str, work: str) -> None:
         shutil.copyfile(configuration, os.path.join(staged, "upper", "sysupgrade.tgz"))
         os.chmod(os.path.join(staged, "upper", "sysupgrade.tgz"), 0o600)  # it holds keys
         options = ["-q", "-F", "-b", "4096", "-m", "0", "-L", "rootfs_data", "-E", "nodiscard,offset={}".format(start)]
-        _run(["mke2fs", "-t", "ext4", *options, "-d", staged, disk.path(ROOT + "-" + slot), str(size // 4096)])
+        _run(["mkfs.ext4", *options, "-d", staged, disk.path(ROOT + "-" + slot), str(size // 4096)])
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     fd = disk.open(ROOT + "-" + slot, os.O_RDWR)

@@ -5,6 +5,7 @@ import os
 from confine.upgrade.backends import Grub
 from confine.upgrade.disk import KERNEL, SLOTS, Disk, write_all
 from confine.upgrade.errors import UpgradeError
+from confine.upgrade.words import boot_words
 from upgrade import label
 
 TYPE_CHECKING = False
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     Backend = Grub | UBoot
 
-COMMAND_LINE = "/proc/cmdline"
 TRIAL = "trial"
 
 
@@ -115,13 +115,6 @@ class Slots:
 def state() -> "dict[str, Any]":
     """This node's slots: see Slots.state."""
     return Slots().state()
-
-
-def boot_words(path: str = COMMAND_LINE) -> "dict[str, str]":
-    """The words `confine.NAME=VALUE` of the running kernel's command line, name to value."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        pairs = [word.partition("=") for word in file.read().split()]
-    return {name[len("confine.") :]: value for name, sign, value in pairs if sign and name.startswith("confine.")}
 
 
 def _label_offset(fd: int) -> int:

@@ -27,6 +27,7 @@ from slot_world import TABLE, bundle, make_disk, slots, split
 
 from confine.upgrade import confirm, overlay, writer
 from confine.upgrade.slots import other
+from firmware.image import layout
 from upgrade import counter, fat, label, pointer
 
 SECTOR = 512
@@ -121,6 +122,7 @@ class World:
     directory: str
     old: str
     new: str
+    table: list[layout.Partition] = field(default_factory=lambda: TABLE)
     before: dict[str, bytes] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, bytes] = field(default_factory=dict)
@@ -130,29 +132,39 @@ class World:
 
 
 def record(directory: str, old: str = "a") -> World:
-    """Make a disk on which both slots were confirmed once, and upgrade it from `old` to the other."""
-    new = other(old)
+    """Make a small disk on which both slots were confirmed once, and upgrade it from `old` to the other."""
     image = make_disk(directory)
+    configuration = os.path.join(directory, "configuration.tgz")
+    with open(configuration, "wb") as file:
+        file.write(os.urandom(3000))
+    second = os.path.join(directory, "second.tgz")
+    with open(second, "wb") as file:
+        file.write(os.urandom(3000))
+    bundles = bundle(directory, "1"), bundle(directory, "2", os.urandom(9000))
     partitions = split(image, os.path.join(directory, "parts"))
-    world = World(partitions, old, new)
+    return record_upgrade(World(partitions, old, other(old)), bundles, (configuration, second), directory)
+
+
+def record_upgrade(world: World, bundles: Any, configurations: tuple[str, str], directory: str) -> World:
+    """Bring the first of `bundles` (manifest, parts) into the new slot as it was once confirmed; then record how the
+    second one is. configurations: what the slot takes over each time."""
+    old, new, partitions = world.old, world.new, world.directory
     disk = slots(partitions, slot=old)
     if old != "a":
         disk.backend.allow(old)
         disk.backend.commit(old)
-    configuration = os.path.join(directory, "configuration.tgz")
-    with open(configuration, "wb") as file:
-        file.write(os.urandom(3000))
-    manifest, parts = bundle(directory, "1")
+    configuration = configurations[0]
+    manifest, parts = bundles[0]
     install(disk, new, manifest, parts, directory)
     overlay.make(disk.disk, new, configuration, directory)
     disk.backend.allow(new)
-    world.before = {part.name: contents(os.path.join(partitions, part.name)) for part in TABLE}
+    changed = ("boot", "pointer", "kernel-" + new, "root-" + new)
+    world.before = {name: contents(os.path.join(partitions, name)) for name in changed}
     with open(os.path.join(partitions, "boot"), "rb") as file:
         world.grubenv = fat.find_sector(file.fileno(), "grub/grubenv") // SECTOR
 
-    with open(configuration, "wb") as file:
-        file.write(os.urandom(3000))
-    world.manifest, world.parts = bundle(directory, "2", os.urandom(9000))
+    world.manifest, world.parts = bundles[1]
+    configuration = configurations[1]
     recorder = Recorder(partitions)
     with recorder.recording():
         install(disk, new, world.manifest, world.parts, directory)
@@ -187,7 +199,7 @@ def write_as_the_trial_does(partitions: str, slot: str, start: int) -> None:
 def named(world: World, events: list[Event]) -> list[Event]:
     """The events, each write with the name of its step."""
     found, kexec, started = [], False, 0
-    label_at = TABLE[[part.name for part in TABLE].index("kernel-" + world.new)].size - label.SIZE
+    label_at = len(world.before["kernel-" + world.new]) - label.SIZE
     for event in events:
         kexec = kexec or event.where == KEXEC
         if event.kind == "write":
@@ -231,7 +243,7 @@ class Grub:
         self._image = image
         self._world = world
         self._known: dict[tuple[bytes, ...], dict[str, str]] = {}
-        starts = {part.name: part.start for part in TABLE}
+        starts = {part.name: part.start for part in world.table}
         self._places = [
             starts["boot"] + world.grubenv * SECTOR,
             *(starts["pointer"] + offset for offset in pointer.COPY_OFFSETS),
@@ -421,10 +433,12 @@ class Ids:
         return self._known[key]
 
 
-def cuts(world: World, events: list[Event], chance: random.Random, each: int) -> Iterator[tuple[State, set[str], str]]:
+def cuts(
+    world: World, events: list[Event], chance: random.Random, each: int, wanted: set[int] | None = None
+) -> Iterator[tuple[State, set[str], str]]:
     """Disks that a cut can leave: after every event, none, all and `each` random choices of what was not flushed.
 
-    Gives the disk, the marks before the cut, and words for where it was.
+    Gives the disk, the marks before the cut, and words for where it was. wanted: only after these events (numbers).
     """
     ids = Ids()
     durable: Sectors = {}
@@ -434,14 +448,13 @@ def cuts(world: World, events: list[Event], chance: random.Random, each: int) ->
         if event.kind == "write":
             pending.append(event)
         elif event.kind == "flush":
-            for one in pending:
-                if event.where in ("*", one.where):
-                    durable = {**durable, one.place: one.content}
+            durable = dict(durable)
+            durable.update((one.place, one.content) for one in pending if event.where in ("*", one.where))
             pending = [one for one in pending if event.where not in ("*", one.where)]
         else:
             passed = passed | {event.where}
         where = f"after event {number} ({event.kind} {event.step or event.where} {event.place[1]})"
-        for chosen in choices(pending, chance, each):
+        for chosen in choices(pending, chance, each) if wanted is None or number in wanted else ():
             yield State(world, durable, chosen, ids), passed, where
         if event.kind == "mark" and event.where == KEXEC:
             # The old kernel's memory is gone, and with it what it had not written.

@@ -43,7 +43,7 @@ def test_a_bundle_is_written_and_the_slot_is_whole_but_not_trusted(parts, tmp_pa
     assert world.state() == {
         "running": "a", "confirmed": "a", "trial": False, "started": "counted", "copies": ["a", "a"],
         "slots": {
-            "a": {"starts": "3", "whole": False, "version": None, "epoch": None, "board": None},
+            "a": {"starts": "3", "whole": True, "version": "0", "epoch": 0, "board": None},
             "b": {"starts": "never", "whole": True, "version": "7", "epoch": 7, "board": "x86"},
         },
     }  # fmt: skip

@@ -1,0 +1,205 @@
+"""A trial: the other slot is started once, by kexec; a reset, from whatever cause, is the confirmed slot again.
+
+    python3 -m confine.upgrade.trial SLOT     makes it: this system ends
+
+Where kexec cannot work the boot loader is asked for one start of the slot, which it takes back before it makes it.
+What must be known on the other side stands in the record on the data partition (record.py).
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+from confine.errors import ConfineError
+from confine.paths import Paths
+from confine.upgrade import before, history, keep, overlay, record, watchdog, writer
+from confine.upgrade.errors import UpgradeError
+from confine.upgrade.slots import TRIAL, Slots
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+WORK = "/tmp"  # noqa: S108  # in memory on a node, and gone with it
+KERNEL = "/run/confine/kernel"
+QUIRKS = "kexec-quirks"
+LOAD_S = 120
+STOP_S = 120
+# Longer than the slowest start of a system, up to where the gate takes over.
+WATCHDOG_S = 120
+_OWN_WORDS = ("confine.slot", "confine.confirmed", "confine.boot", "confine.root", "confine.pointer",
+              "watchdog.stop_on_reboot", "watchdog.open_timeout", "acpi_rsdp", "BOOT_IMAGE")  # fmt: skip
+
+
+def start(slot: str, paths: "Paths | None" = None, slots: "Slots | None" = None) -> None:
+    """Check everything, then have a process of its own end this system and start `slot`. UpgradeError: nothing was
+    ended. Comes back at once; the caller ends with all others."""
+    paths, slots = paths or Paths(), slots or Slots()
+    check(slot, slots)
+    argv = [sys.executable, "-P", "-s", "-m", "confine.upgrade.trial", slot]
+    subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, close_fds=True)
+
+
+def check(slot: str, slots: Slots) -> "dict[str, Any]":
+    """The manifest of `slot`, all of which was read from the disk and compared. UpgradeError if it must not start."""
+    slots.check_free(slot)
+    if slots.on_trial:
+        raise UpgradeError("a trial runs already: it must end first")
+    return writer.check(slot, slots)
+
+
+def make(slot: str, paths: Paths, slots: Slots) -> None:
+    """End this system and start `slot`. Comes back only by UpgradeError (or OSError): then this system goes on."""
+    manifest = check(slot, slots)
+    seen = before.look(paths)
+    configuration = os.path.join(WORK, "confine-keep.tgz")
+    try:
+        keep.pack(configuration)
+        overlay.make(slots.disk, slot, configuration, WORK)
+    finally:
+        if os.path.exists(configuration):
+            os.unlink(configuration)
+    by_kexec = can_kexec(paths)
+    if by_kexec:
+        load(slot, slots)
+    begun = {"slot": slot, "manifest": manifest, "before": seen, "time": int(time.time()), "kexec": by_kexec}
+    record.write(begun, paths)
+    record.remember("trial", begun, paths, "by kexec" if by_kexec else "by the boot loader")
+    if not by_kexec:
+        slots.backend.start_once(slot)
+    leave(by_kexec)
+
+
+def can_kexec(paths: Paths, sys: str = "/sys") -> bool:
+    """Can this machine start a kernel from the running one? Not without the kernel's help, nor where it is known to
+    hang: the quirks file has lines "vendor / product", as DMI names them; either may end in *."""
+    if not os.path.exists(os.path.join(sys, "kernel/kexec_loaded")):
+        return False
+    own = [_word(os.path.join(sys, "class/dmi/id", name)) for name in ("sys_vendor", "product_name")]
+    for directory in (paths.share, paths.etc):
+        for line in _word(os.path.join(directory, QUIRKS)).splitlines():
+            vendor, sign, product = line.partition(" / ")
+            if sign and _matches(own[0], vendor.strip()) and _matches(own[1], product.strip()):
+                return False
+    return True
+
+
+def _matches(text: str, pattern: str) -> bool:
+    return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
+
+
+def _word(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def command_line(slot: str, running: str, rsdp: str = "") -> str:
+    """The kernel's command line for a trial of `slot`, from that of the running one."""
+    words = [word for word in running.split() if word.split("=")[0] not in _OWN_WORDS]
+    confirmed = next((word for word in running.split() if word.startswith("confine.confirmed=")), "")
+    words += ["watchdog.stop_on_reboot=0", "watchdog.open_timeout={}".format(WATCHDOG_S)]
+    words += ["confine.root=PARTLABEL=root-" + slot, "confine.slot=" + slot, confirmed, "confine.boot=" + TRIAL]
+    if rsdp:
+        words.append("acpi_rsdp=" + rsdp)
+    return " ".join(word for word in words if word)
+
+
+def rsdp_of(systab: str = "/sys/firmware/efi/systab") -> str:
+    """Where the firmware's tables lie, on UEFI: a kernel started by kexec does not find them by itself."""
+    for line in _word(systab).splitlines():
+        name, _, value = line.partition("=")
+        if name in ("ACPI20", "ACPI"):
+            return value
+    return ""
+
+
+def load(slot: str, slots: Slots) -> None:
+    """Load kernel and initrd of `slot` for kexec. UpgradeError if the kernel does not take them."""
+    with open("/proc/cmdline", encoding="utf-8") as file:
+        words = command_line(slot, file.read(), rsdp_of())
+    os.makedirs(KERNEL, mode=0o700, exist_ok=True)
+    _run(["mount", "-t", "squashfs", "-o", "ro,nosuid,nodev,noexec", slots.disk.path("kernel-" + slot), KERNEL])
+    try:
+        _run(["kexec", "-l", KERNEL + "/vmlinuz", "--initrd=" + KERNEL + "/initrd.img", "--command-line=" + words])
+    finally:
+        _run(["umount", KERNEL])
+
+
+def leave(by_kexec: bool) -> None:
+    """Stop what runs, in order and within a time limit, flush the disks, and go. Does not come back."""
+    # The init script stops the daemon, which gives the watchdog back, and then the slivers.
+    try:
+        subprocess.run(["/etc/init.d/confine", "shutdown"], stdin=subprocess.DEVNULL, capture_output=True,
+                       timeout=STOP_S, check=False)  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        pass  # what does not stop in time is ended by the new kernel
+    flush_disks()
+    if by_kexec:
+        try:
+            watchdog.Watchdog(WATCHDOG_S).leave_armed()
+        except (watchdog.WatchdogError, OSError):
+            pass  # said before the trial: a hang early on needs a hand
+        subprocess.run(["kexec", "-e"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    reset()
+
+
+def flush_disks() -> None:
+    """Everything onto the disks, and no file system in the middle of anything."""
+    os.sync()
+    for key in "su":
+        try:
+            with open("/proc/sysrq-trigger", "w") as file:
+                file.write(key)
+        except OSError:
+            pass  # a kernel without it: what is journalled is played back
+    time.sleep(0.5)  # the kernel does both in the background
+    os.sync()
+
+
+def reset() -> None:
+    """Restart the machine without asking anybody. Does not come back."""
+    os.sync()
+    subprocess.run(["reboot", "-f"], stdin=subprocess.DEVNULL, check=False)
+    with open("/proc/sysrq-trigger", "w") as file:
+        file.write("b")
+    time.sleep(3600)
+
+
+def _run(argv: "list[str]") -> None:
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=LOAD_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UpgradeError("{} cannot be run: {}".format(argv[0], error))
+    if done.returncode != 0:
+        said = " ".join(done.stderr.decode("utf-8", "replace").split())
+        raise UpgradeError("{} failed (status {}): {}".format(" ".join(argv[:3]), done.returncode, said))
+
+
+def main() -> int:
+    """Exit status 0 done, 1 with the reason."""
+    from confine.configuration import read_settings
+
+    paths = Paths()
+    settings, _ = read_settings(paths)
+    paths.data = settings.data_dir
+    try:
+        make(sys.argv[1], paths, Slots())
+    except (ConfineError, OSError) as error:
+        sys.stderr.write("confine: {}\n".format(error))
+        _tell(paths, str(error))
+    return 1
+
+
+def _tell(paths: Paths, why: str) -> None:
+    try:
+        history.append({"event": "refused", "why": why}, paths)
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())
