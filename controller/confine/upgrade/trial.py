@@ -38,7 +38,9 @@ def start(slot: str, paths: "Paths | None" = None, slots: "Slots | None" = None)
     paths, slots = paths or Paths(), slots or Slots()
     check(slot, slots)
     argv = [sys.executable, "-P", "-s", "-m", "confine.upgrade.trial", slot]
-    subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, close_fds=True)
+    # Nobody waits for what it says: the history has it.
+    subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                     start_new_session=True)  # fmt: skip
 
 
 def check(slot: str, slots: Slots) -> "dict[str, Any]":
