@@ -99,7 +99,7 @@ def boot(world: cuts.World, image: str, state: cuts.State, make_node: MakeNode, 
         assert node.must(["uci", "get", "confine.node.id"]).strip() == "0007", where
         version = node.run(["cat", "/etc/confine-version"]).out.strip()
         assert version == ("1.2" if slot == "b" else ""), where
-        node.must(["confine", "status"], timeout=60)
+        node.wait_for("the controller answers", lambda: node.must(["confine", "status"], timeout=60), 120, 1.0)
     finally:
         node.stop()
     return str(slot)
