@@ -16,6 +16,7 @@ ONCE ?= 0
 UPGRADE ?= 0
 export ONCE UPGRADE
 ARGS ?=
+POINTS ?= 8
 ONLY ?=
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
@@ -31,9 +32,9 @@ run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itse
 test: image build/stamp/browser ## all tests, virtual nodes included
 	$(TEST) -m "not torture" --durations=15
 
-torture: image ## what takes longer than make test: crash points, fuzzing, load (SEED=N repeats a run, ARGS="-k crash" a part)
+torture: image ## what takes hours: crash points, power cuts, fuzzing, load (SEED=N repeats a run, ARGS="-k crash" a part)
 	@echo "SEED=$(SEED) repeats this run"
-	$(subst env ,env SEED=$(SEED) ,$(TEST)) -m torture --durations=15 $(ARGS)
+	$(subst env ,env SEED=$(SEED) POINTS=$(POINTS) ,$(TEST)) -m torture --durations=15 $(ARGS)
 
 test-fast: build/stamp/uci ## the tests that need no virtual node, under a minute
 	$(TEST) -m "not qemu and not torture and not slow" --durations=5

@@ -18,7 +18,7 @@ from qemu.crashing import BY_NAME, CHANGES, CONCERNED, HOME, REBOOT, Kind, Lab, 
 from qemu.harness import Snapshot
 from registry.testbed import ExampleRegistry
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200), pytest.mark.torture]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200)]
 POINTS = int(os.environ.get("POINTS") or 8)  # in `make torture`, of each kind: calls to kill the daemon after
 KINDS = [pytest.param(kind, id="-".join(kind)) for kind in STEPS]
 

@@ -15,7 +15,7 @@ import pytest
 
 from qemu.conftest import MakeNode
 from qemu.crashing import restore_documents
-from qemu.following import FOLLOW_S, Following
+from qemu.following import BRING_UP_S, FOLLOW_S, Following
 from qemu.harness import NodeError
 from qemu.run import authorize
 from registry.testbed import ExampleRegistry
@@ -39,7 +39,8 @@ class Figures:
         status = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
         self.memory_kib = int(status["VmRSS"].split()[0])
         self.threads = int(status["Threads"])
-        self.descriptors = len(node.sh(f"ls /proc/{self.pid}/fd").split())
+        # The fewest of some moments: one that somebody asks in has a connection more.
+        self.descriptors = min(len(node.sh(f"ls /proc/{self.pid}/fd").split()) for _ in range(5))
 
     def __str__(self) -> str:
         return f"{self.memory_kib} KiB, {self.descriptors} descriptors, {self.threads} threads"
@@ -90,8 +91,9 @@ def changing(following: Following, seconds: float) -> None:
         name, members = kinds[number % 4]
         following.set(name, **members)
         time.sleep(1)
+    print(f"{number} changes in {seconds:.0f} s", flush=True)
     following.set("slivers/2", set_state=None)
-    following.wait_as_asked(FOLLOW_S)
+    following.wait_as_asked(BRING_UP_S)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ echo '# processes'; grep -sE '^(Name|PPid|Uid):' /proc/[0-9]*/status || true
 _SECTION = re.compile(r"^# (\w+)$", re.MULTILINE)
 # Of the node itself: how many there are at one moment means nothing. Kernel threads are left out by their parent.
 _PASSING = {"sh", "grep", "python3", "sleep", "logger", "supervise", "nft", "ip"}
+_PASSING_FILES = ("/log", "/decisions.lock", ".damaged", "/registry-waited", "/tinc.loaded")
 _ID_RANGE = 0x10000
 _KTHREADD = "2"
 
@@ -51,11 +52,11 @@ def difference(before: Counter[str], after: Counter[str]) -> list[str]:
 
 
 def _of_no_meaning(word: str) -> bool:
-    """Logs, records, the decisions' lock, what was set aside for people, and the one cgroup that LXC's monitors end in,
-    made with the first that ends."""
+    """Logs, records, the decisions' lock, what was set aside for people, notes of the daemon and of tincd, and the one
+    cgroup that LXC's monitors end in, made with the first that ends."""
     kind, _, path = word.partition(": ")
     if kind == "files":
-        return path.endswith(("/log", "/decisions.lock", ".damaged")) or "/records" in path
+        return path.endswith(_PASSING_FILES) or "/records" in path or "/overlay/" in path
     return kind == "cgroups" and path in ("/sys/fs/cgroup/confine-pivot", "/sys/fs/cgroup/confine-pivot/lxc.pivot")
 
 
