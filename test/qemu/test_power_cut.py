@@ -23,7 +23,7 @@ from qemu.run import authorize
 from registry.faults import html
 from registry.testbed import ExampleRegistry
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200), pytest.mark.torture]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200)]
 BOOT_S = 300.0
 SETTLE_S = 20.0
 CHANGE_S = 6.0  # about as long as a change takes
