@@ -64,6 +64,15 @@ class Bench:
             return False
         return answer["result"]["registry"]["last_read"] is not None
 
+    def has_settled(self) -> bool:
+        """Whether the registry was read, and the node's network is as asked for."""
+        try:
+            status = json.loads(self.node.ask("/run/confine/control.sock", b'{"verb": "status"}\n'))["result"]
+        except NodeError:
+            return False
+        network = (status["node"].get("network") or {}).get("state")
+        return status["registry"]["last_read"] is not None and network in ("as asked", "by hand", None)
+
     def daemon(self, action: str) -> None:
         """Start or stop the daemon."""
         self.node.must(["/etc/init.d/confine", action], timeout=60)
@@ -149,7 +158,7 @@ def processes(found: dict[str, Any]) -> Figure:
 def stop(one: Bench) -> Iterator[Figure]:
     """From the command to the last packet of 64 senders, beside one nft transaction that drops everything."""
     one.daemon("start")
-    one.node.wait_for("the daemon has read the registry", one.has_read, 60)
+    one.node.wait_for("the node has settled", one.has_settled, 120)
     with open(FLOOD) as file:
         one.node.write_file("/tmp/flood_drive.py", file.read())
     say(f"  in the node: {STOPS} stops")
