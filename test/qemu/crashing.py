@@ -392,40 +392,6 @@ def _freeze_by_hand(text: str) -> Callable[[CrashNode], None]:
     return freeze
 
 
-def _reconfigure(node: CrashNode, script: str) -> None:
-    """Change the node's settings by `script`, and have the daemon read them, if there is one."""
-    node.node.sh(script + "; uci commit confine; /etc/init.d/confine reload || true")
-
-
-def _join_overlay(node: CrashNode) -> None:
-    """The overlay is asked for, on a node that has nothing of it."""
-    _reconfigure(node, "rm -rf /etc/tinc/confine; uci set confine.overlay=overlay; uci set confine.overlay.enabled=1")
-
-
-def _leave_overlay(node: CrashNode) -> None:
-    _reconfigure(node, "uci set confine.overlay=overlay; uci set confine.overlay.enabled=0")
-
-
-def _is_in_overlay(yes: bool) -> Callable[[CrashNode], bool]:
-    """Whether tincd runs with the files there are, or does not run."""
-    runs = 'read pid rest </run/confine/tinc.pid && [ "$(cat /proc/$pid/comm)" = tincd ]'
-    whole = "[ -s /etc/tinc/confine/rsa_key.priv ] && read loaded rest </run/confine/tinc.loaded && [ $loaded = $pid ]"
-    test = f"{runs} && {whole}" if yes else f"! {{ {runs}; }}"
-    return lambda node: node.node.run(["sh", "-c", test + " 2>/dev/null"]).status == 0 and _is_up(node)
-
-
-def _change_peer(node: CrashNode) -> None:
-    """Somebody puts a peer's file there by hand."""
-    node.node.sh(f"cp /run/confine/tinc.loaded {HOME}/loaded")
-    node.node.write_file("/etc/tinc/confine/hosts/friend", f"Subnet = fd00:{node.number:x}::/64\n")
-    _look(node)
-
-
-def _peer_is_known(node: CrashNode) -> bool:
-    changed = node.node.run(["cmp", "-s", "/run/confine/tinc.loaded", HOME + "/loaded"]).status != 0
-    return changed and _is_in_overlay(True)(node)
-
-
 def _decide(verb: str) -> Callable[[CrashNode], None]:
     """A person's decision; the command keeps it also while there is no daemon to tell."""
 
@@ -450,7 +416,6 @@ WAY_BACK = {
     "registered": "the sliver is brought up",
     "paused": "the sliver is resumed",
     "bounded": "the sliver is unbounded",
-    "in the overlay": "the overlay is left",
 }
 CHANGES = (
     Change(
@@ -496,9 +461,6 @@ CHANGES = (
     ),
     Change("documents of the sliver are damaged", _damage_documents, _documents_are_whole),
     Change("bridge and firewall are damaged", _damage_node, _node_is_whole),
-    Change("the overlay is joined", _join_overlay, _is_in_overlay(True), "in the overlay"),
-    Change("a peer of the overlay changes", _change_peer, _peer_is_known, "in the overlay", ("the overlay is joined",)),
-    Change("the overlay is left", _leave_overlay, _is_in_overlay(False), after=("the overlay is joined",)),
     Change(REBOOT, _reboot, _has_rebooted),
 )
 BY_NAME = {change.name: change for change in CHANGES}
