@@ -410,12 +410,56 @@ def _is_frozen(frozen: bool) -> Callable[[CrashNode], bool]:
     return seen
 
 
+def _lend(*names: str) -> Callable[[CrashNode], None]:
+    """The registry lists these direct interfaces."""
+    return lambda node: node.write("nodes/1", lambda doc: doc.update(direct_ifaces=list(names)))
+
+
+def _is_lent(*names: str) -> Callable[[CrashNode], bool]:
+    def seen(node: CrashNode) -> bool:
+        network = node.now()["node"].get("network") or {}
+        confirmed = node.node.run(["grep", "-q", '"applied"\\|"written"', NETWORK_RECORD]).status != 0
+        return network.get("state") == "as asked" and network["direct"] == list(names) and confirmed and _is_up(node)
+
+    return seen
+
+
+def _cut_off(node: CrashNode) -> None:
+    """From when the network is changed next, no TCP leaves the node by its uplink."""
+    node.node.write_file("/tmp/cut.nft", CUT)
+    node.node.sh(
+        "uci set confine.network=network; uci set confine.network.confirm=10; uci commit confine;"
+        f"rm -f {NETWORK_RECORD};"
+        f"(while ! grep -q written {NETWORK_RECORD}; do sleep 0.05; done; nft -f /tmp/cut.nft) >/dev/null 2>&1 &"
+        "/etc/init.d/confine reload"
+    )
+    node.write("nodes/1", lambda doc: doc.update(direct_ifaces=[f"eth0.{node.number + 100}"]))
+
+
+def _is_undone(node: CrashNode) -> bool:
+    """The change was undone; then the way is opened again and nothing is lent any more."""
+    if (node.now()["node"].get("network") or {}).get("state") == "undone":
+        node.node.sh("nft delete table inet cut 2>/dev/null || true")
+        node.write("nodes/1", lambda doc: doc.update(direct_ifaces=[]))
+    gone = node.node.run(["nft", "list", "table", "inet", "cut"]).status != 0
+    return gone and _is_lent()(node)
+
+
+NETWORK_RECORD = "/etc/confine/network-change.json"
+CUT = """table inet cut {
+	chain out {
+		type filter hook output priority 0
+		oifname "eth0" meta l4proto tcp drop
+	}
+}
+"""
 REBOOT = "the node reboots"
 # What brings the concerned sliver back up from a state that is not "started".
 WAY_BACK = {
     "registered": "the sliver is brought up",
     "paused": "the sliver is resumed",
     "bounded": "the sliver is unbounded",
+    "lent": "the VLAN is lent no more",
 }
 CHANGES = (
     Change(
@@ -461,6 +505,9 @@ CHANGES = (
     ),
     Change("documents of the sliver are damaged", _damage_documents, _documents_are_whole),
     Change("bridge and firewall are damaged", _damage_node, _node_is_whole),
+    Change("a VLAN is lent", _lend("eth0.7"), _is_lent("eth0.7"), "lent", ("the VLAN is lent no more",)),
+    Change("the VLAN is lent no more", _lend(), _is_lent(), after=("a VLAN is lent",)),
+    Change("a change of the network cuts the node off", _cut_off, _is_undone),
     Change(REBOOT, _reboot, _has_rebooted),
 )
 BY_NAME = {change.name: change for change in CHANGES}

@@ -12,11 +12,12 @@ All of them are named `confine_...`; no other section is ever written. Which the
     dhcp       internal                 no addresses are given out on br-confine
 
 Each address has a logical interface of its own: one more address takes an interface down and up, and a bridge without
-any interface on it is made anew (../docs/developer/network.md).
+any interface on it is made anew (docs/developer/network.md).
 """
 
-from confine.core import addressing
+from confine.core import addressing, network_zones
 from confine.core.model import Problem, Record
+from confine.core.network_zones import OVERLAY, PREFIX
 from confine.core.text import is_decimal, only, shown
 
 TYPE_CHECKING = False
@@ -29,16 +30,13 @@ if TYPE_CHECKING:
     Section = dict[str, Any]
     Sections = dict[str, Section]
 
-PREFIX = "confine_"
 INTERNAL = "br-confine"
 LOCAL = "br-local"
-OVERLAY = "confine"  # tinc's device, named for its network
 PACKAGES = ("network", "firewall", "dhcp")
 BRIDGE, VLAN, OTHER = "bridge", "vlan", "other"  # kinds of devices
 NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 MAX_VLAN = 4094
 MAX_IFNAME = 15
-SSH_PORT = "22"
 
 
 class Device(Record):
@@ -180,7 +178,7 @@ def build(settings: "Settings", node: "NodeTarget | None", facts: NetworkFacts) 
         for index, name in enumerate(node.direct_ifaces):
             _direct(target, name, "/direct_ifaces/" + str(index), facts, reserved)
     if "firewall" in facts.files:
-        target.sections["firewall"] = _zones(settings)
+        target.sections["firewall"] = network_zones.zones(settings)
     if "dhcp" in facts.files:
         nobody = {".type": "dhcp", "interface": PREFIX + "internal", "ignore": "1"}
         target.sections["dhcp"] = {PREFIX + "internal": nobody}
@@ -344,31 +342,6 @@ def _as_they_are(target: NetworkTarget, facts: NetworkFacts) -> None:
             target.sections["network"][name] = section
 
 
-# Firewall zones: OpenWrt's own firewall must let through what our tables (firewall.py) then look at closely.
-
-
-def _zones(settings: "Settings") -> "Sections":
-    def rule(name: str, options: "Section") -> None:
-        section = {".type": "rule", "name": "confine: " + name.replace("_", " "), "target": "ACCEPT"}
-        section.update(options)
-        sections[PREFIX + name] = section
-
-    def zone(name: str, options: "Section") -> None:
-        section = {".type": "zone", "name": PREFIX + name, "output": "ACCEPT", "forward": "REJECT"}
-        section.update(options)
-        sections[PREFIX + name] = section
-
-    sections: "Sections" = {}
-    zone("internal", {"network": [PREFIX + "internal", PREFIX + "mgmt"], "input": "ACCEPT"})
-    rule("forward", {"src": PREFIX + "internal", "dest": "*", "proto": "all"})
-    zone("overlay", {"device": [OVERLAY], "input": "REJECT"})
-    ports = [SSH_PORT, "80", "443", str(settings.api_port)]
-    rule("overlay_in", {"src": PREFIX + "overlay", "proto": "tcp", "dest_port": ports})
-    rule("overlay_ping", {"src": PREFIX + "overlay", "proto": "icmp"})
-    rule("overlay_slivers", {"src": PREFIX + "overlay", "dest": PREFIX + "internal", "proto": "all"})
-    return sections
-
-
 # From what is there to what should be
 
 
@@ -389,6 +362,7 @@ def changes(files: "dict[str, Sections]", target: NetworkTarget) -> "dict[str, d
 def missing(target: NetworkTarget, facts: NetworkFacts) -> "list[Problem]":
     """What should be up by now and is not, as the kernel has it: the reload itself always says it went well."""
     problems = []
+    has_ipv6 = any(":" in address for _, address in facts.addresses)  # ::1 for one, where the kernel has it at all
     for device, address in target.expected:
         found = facts.devices.get(device)
         direct = device in target.direct
@@ -400,6 +374,8 @@ def missing(target: NetworkTarget, facts: NetworkFacts) -> "list[Problem]":
             problems.append(
                 Problem(member, "Direct interface " + device + " has no carrier: see to its cable or link.")
             )
+        elif address is not None and ":" in address and not has_ipv6:
+            continue
         elif address is not None and (device, address) not in facts.addresses:
             problems.append(Problem("", "Address " + address + " is not on " + device + _advice(False)))
     return [problem for index, problem in enumerate(problems) if problem not in problems[:index]]

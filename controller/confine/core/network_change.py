@@ -12,6 +12,7 @@ start of the node, before its network comes up, an unconfirmed change is undone 
 
 from confine.core import network
 from confine.core.model import Problem, Record, Step
+from confine.core.network_zones import PREFIX
 from confine.core.steps import NETWORK
 
 TYPE_CHECKING = False
@@ -137,6 +138,6 @@ def remaining(files: "dict[str, Sections]", wanted: "dict[str, dict[str, Any]]")
     found: "dict[str, dict[str, Any]]" = {}
     for package, sections in wanted.items():
         for name, section in sections.items():
-            if name.startswith(network.PREFIX) and files.get(package, {}).get(name) != section:
+            if name.startswith(PREFIX) and files.get(package, {}).get(name) != section:
                 found.setdefault(package, {})[name] = section
     return found

@@ -240,9 +240,19 @@ def read_record(path: str) -> "dict[str, Any] | None":
         return None
     if not isinstance(doc, dict) or doc.get("state") not in (WRITTEN, APPLIED, UNDONE):
         return None
-    kinds: dict[str, Any] = {"previous": dict, "wanted": dict, "before": dict, "at": (int, float), "when": (int, float),
+    kinds: dict[str, Any] = {"wanted": dict, "before": dict, "at": (int, float), "when": (int, float),
              "boot": str, "reason": str, "cut": int}  # fmt: skip
-    return doc if all(isinstance(doc.get(member), kind) for member, kind in kinds.items()) else None
+    sound = all(isinstance(doc.get(member), kind) for member, kind in kinds.items())
+    return doc if sound and _is_change(doc.get("previous")) else None
+
+
+def _is_change(doc: object) -> bool:
+    """Whether `doc` is {package: {section: {".type": text, ...} or None}}."""
+    if not isinstance(doc, dict) or not set(doc) <= set(network.PACKAGES):
+        return False
+    parts = [sections.values() if isinstance(sections, dict) else [0] for sections in doc.values()]
+    every = [section for sections in parts for section in sections]
+    return all(one is None or (isinstance(one, dict) and isinstance(one.get(".type"), str)) for one in every)
 
 
 def write_sections(files: "dict[str, Any]", wanted: "dict[str, Any]", directory: str) -> None:
@@ -253,10 +263,10 @@ def write_sections(files: "dict[str, Any]", wanted: "dict[str, Any]", directory:
 
 def restore(record: "dict[str, Any]", directory: str, then: "Any" = None) -> None:
     """Put the sections of a change back. then(sections): called when they are. SettingsError."""
-    files = {package: uci.load(package, directory) for package in record["previous"]}
-    write_sections(files, record["previous"], directory)
+    there = {name: part for name, part in record["previous"].items() if uci.stamp(name, directory) is not None}
+    write_sections({package: uci.load(package, directory) for package in there}, there, directory)
     if then is not None:
-        then(record["previous"])
+        then(there)
 
 
 def reload_followers(changed: "dict[str, Any]") -> None:

@@ -1,5 +1,6 @@
 """Changing the node's network with the real libuci: what a cut at any point leaves, and what is never touched."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -294,7 +295,13 @@ def test_a_daemon_killed_in_the_middle_undoes_in_its_next_life(node, monkeypatch
     assert node.ours() == before and node.driver.observe().retry
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "applied"}', '{"state": "odd"}', "\0" * 100])
+SOUND = {"state": "applied", "boot": "", "at": 0, "when": 0, "wanted": {}, "before": {}, "reason": "", "cut": 0}
+ODD = [{"previous": {"passwd": {}}}, {"previous": {"network": []}}, {"previous": {"network": {"confine_a": {}}}}]
+RECORDS = ["", "{", "[]", '{"state": "applied"}', '{"state": "odd"}', "\0" * 100,
+           *(json.dumps({**SOUND, **odd}) for odd in ODD)]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", RECORDS)
 def test_a_record_that_cannot_be_used_stops_nothing(node, text):
     os.mkdir(node.paths.etc)
     with open(os.path.join(node.paths.etc, network.RECORD), "w") as file:
@@ -303,6 +310,16 @@ def test_a_record_that_cannot_be_used_stops_nothing(node, text):
     assert undo_network.main(node.paths) == 0
     node.configure()
     node.driver.confirm(None)
+
+
+def test_a_file_that_is_gone_does_not_keep_the_others_from_being_undone(node):
+    before = node.ours()["network"]
+    node.configure()
+    os.unlink(os.path.join(node.paths.uci, "firewall"))
+    node.undo()
+    found = node.sections("network")
+    assert {name: section for name, section in found.items() if name[:8] == "confine_"} == before
+    assert node.driver.record()["state"] == "undone"
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(node, monkeypatch):
