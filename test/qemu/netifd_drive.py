@@ -15,15 +15,16 @@ import sys
 CONFIG, STATUS = "/tmp/netifd/config", "/tmp/netifd/status.json"
 
 
-def sh(text):
-    return subprocess.run(["sh", "-c", text], check=True, capture_output=True, text=True).stdout
+def ip(text):
+    """iproute2's: the shell of the node would take busybox's."""
+    return subprocess.run(["ip", *text.split()], check=True, capture_output=True, text=True).stdout
 
 
 def load():
     spec = importlib.util.spec_from_file_location("netifd_standin", "/usr/libexec/netifd-standin.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.CLIENT = ["sleep", "1000"]  # no DHCP server here
+    module.CLIENT = ["sh", "-c", "exec sleep 1000"]  # no DHCP server here
     module.RESOLV = "/tmp/netifd/resolv"
     return module
 
@@ -35,7 +36,7 @@ def listen(standin, seconds=1.0):
 
 
 def found():
-    links = json.loads(sh("ip -j -d link"))
+    links = json.loads(ip("-j -d link"))
     return {
         "devices": {link["ifname"]: [link["ifindex"], link["mtu"], link.get("master")] for link in links},
         "addresses": {
@@ -44,10 +45,10 @@ def found():
                 for address in link["addr_info"]
                 if address["scope"] != "link"
             )
-            for link in json.loads(sh("ip -j addr"))
+            for link in json.loads(ip("-j addr"))
         },
         "status": json.load(open(STATUS)),
-        "routes": sh("ip -6 route show default"),
+        "routes": ip("-6 route show default"),
     }
 
 
@@ -55,7 +56,9 @@ def main():
     with open(sys.argv[1]) as file:
         steps = json.load(file)
     shutil.copytree(sys.argv[2], CONFIG)
-    sh("ip link set lo up; for d in eth0 eth1; do ip link add $d type dummy; done")
+    ip("link set lo up")
+    for name in ("eth0", "eth1"):
+        ip(f"link add {name} type dummy")
     module = load()
     standin = module.Standin(CONFIG, STATUS, "/tmp/netifd/settled")
     standin.reload()
@@ -71,10 +74,10 @@ def main():
         listen(standin)
         answer[step["name"]] = found()
         if step["name"].startswith("06"):
-            sh("ip link add eth9 type dummy")
+            ip("link add eth9 type dummy")
             listen(standin)
             answer["appeared"] = found()
-            sh("ip link del eth9")
+            ip("link del eth9")
             listen(standin)
             answer["gone"] = found()
     standin.stop()

@@ -29,7 +29,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
 def clock(node: VirtualNode) -> dict[str, object]:
     """What the node's status says of its clock."""
     answer = json.loads(node.ask(CONTROL, b'{"verb": "status", "args": {}}\n'))
-    found: dict[str, object] = answer["result"]["node"]["clock"]
+    found: dict[str, object] = answer["result"]["node"].get("clock") or {}
     return found
 
 
@@ -44,6 +44,8 @@ def serve_time(node: VirtualNode, shift: float) -> None:
 
 
 def test_the_time_is_confirmed_by_the_servers_of_uci_and_reported(node: VirtualNode) -> None:
+    node.wait_for("the daemon is there", lambda: node.run(["test", "-S", CONTROL]).status == 0, 60)
+    node.wait_for("it has looked", lambda: clock(node) != {}, 60)
     assert clock(node) == {"confirmed": None, "error_ms": None}
     assert "nothing confirms it" in node.run(["confine", "check"]).out
     serve_time(node, 0)
