@@ -19,6 +19,7 @@ PACKAGES = {
     "base-files": "the links /bin, /lib, /lib64 and /sbin",
     "busybox-static": "init, shell and small tools of the root and of the early userspace",
     "ca-certificates": "registries and template servers with public certificates",
+    "chrony": "the node's own time",
     "dnsmasq-base": "the node's resolver",
     "dropbear-bin": "remote shell",
     "e2fsprogs": "file systems of overlay, data and slivers",
@@ -30,7 +31,6 @@ PACKAGES = {
     "micropython": "the core's tests on the device",
     "netbase": "names of protocols and services",
     "nftables": "firewall",
-    "openntpd": "the node's own time",
     "openssl": "keys and certificates",
     "python3": "the controller",
     "python3-pyroute2": "slivers' interfaces, in a worker; the stand-in for netifd",
@@ -44,9 +44,10 @@ PACKAGES = {
 DROPPED = {
     "adduser", "base-passwd", "coreutils", "cpio", "debconf", "dpkg", "dracut-install", "init-system-helpers",
     "initramfs-tools", "initramfs-tools-bin", "initramfs-tools-core", "klibc-utils", "libdb5.3t64", "libdebconfclient0",
-    "libklibc", "libpam-modules", "libpam-modules-bin", "libpam0g", "libsemanage-common", "libsemanage2",
-    "libsystemd-shared", "linux-base", "login.defs", "lsb-base", "mawk", "media-types", "mount", "passwd", "systemd",
-    "sysvinit-utils", "tar", "tzdata", "udev",
+    "libklibc", "libpam-modules", "libpam-modules-bin", "libpam0g", "libproc2-0", "libsemanage-common", "libsemanage2",
+    "libsystemd-shared", "libtext-charwidth-perl", "libtext-wrapi18n-perl", "linux-base", "login.defs", "lsb-base",
+    "mawk", "media-types", "mount", "passwd", "perl-base", "procps", "sensible-utils", "systemd", "sysvinit-utils",
+    "tar", "tzdata", "ucf", "udev",
 }  # fmt: skip
 
 # Files nobody needs on a node, as patterns below the root.

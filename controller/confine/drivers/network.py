@@ -141,7 +141,9 @@ class Network:
 
     def _lost(self, before: "dict[str, Any]") -> "list[str]":
         """Of what answered before, what does not yet again. Asks for it, so that the next look knows more."""
-        self._ask(before)
+        if self._asked == 0.0:
+            self._ask(before)  # what the kernel knows may be from before the change
+            return ["it was not asked yet"]
         known = rtnetlink.neighbours()
         lost = [
             "no default gateway answers by " + words
@@ -154,7 +156,10 @@ class Network:
         if before.get("registry") and self._reader is not None:
             read = self._reader.read_at
             if read is None or read <= self._applied:
-                lost.append("the registry is not read" + (": " + self._reader.error if self._reader.error else ""))
+                lost.append(
+                    "the registry is not read" + (" (" + self._reader.error + ")" if self._reader.error else "")
+                )
+        self._ask(before)
         return lost
 
     def _ask(self, before: "dict[str, Any]") -> None:

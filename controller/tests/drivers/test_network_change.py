@@ -348,7 +348,8 @@ def test_what_did_not_answer_before_does_not_count(tmp_path, monkeypatch):
     node.reader.error = "no route"
     before = driver._answering()
     assert (before["IPv4"], before["IPv6"], before["registry"]) == (True, False, False)
-    # A stale entry is no answer after the change: it has to be given anew.
+    # A stale entry is no answer after the change, nor one from before it: it has to be given anew.
+    assert driver._lost(before) == ["it was not asked yet"]
     assert driver._lost(before) == ["no default gateway answers by IPv4"]
     assert "192.0.2.1" in asked and node.reader.asked == 0
     monkeypatch.setattr(rtnetlink, "neighbours", lambda: {("eth0", "192.0.2.1"): 0x02})
@@ -365,7 +366,8 @@ def test_the_registry_has_to_be_read_again_where_it_was_read_before(tmp_path, mo
     assert before["registry"]
     driver._applied = network.time.monotonic()
     node.reader.error = "timed out"
-    assert driver._lost(before) == ["the registry is not read: timed out"] and node.reader.asked == 1
+    driver._lost(before)
+    assert driver._lost(before) == ["the registry is not read (timed out)"] and node.reader.asked == 1
     node.reader.read_at = network.time.monotonic() + 1
     assert driver._lost(before) == []
 
@@ -379,6 +381,7 @@ def test_neighbours_count_where_there_is_no_gateway(tmp_path, monkeypatch):
     driver = network.Network(node.paths, Settings(node_id=1), None)
     before = driver._answering()
     assert before["neighbours"] == [["eth0", "192.0.2.7"], ["eth0", "192.0.2.8"]]
+    driver._lost(before)
     assert driver._lost(before) == []
     known[("eth0", "192.0.2.8")] = 0x20
     assert driver._lost(before) == ["no neighbour answers that did, 192.0.2.7 for one"]
