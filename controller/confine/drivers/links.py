@@ -3,7 +3,8 @@
 The bridge carries the node's own addresses X.Y.Z.126/25 and PRIV::1/64 (node API, addressing) and its management
 address; the node forwards and translates from there (firewall.py). Every port is isolated: it exchanges frames with the
 node only. Usually netifd makes it (network.py); where it did not, or somebody took it away, a single `ip -batch` puts
-it right, and the slivers' ports on it again. What is there is read from /sys, /proc and one ioctl.
+it right; slivers' ports are put back on it with their interfaces (interfaces.py). What is there is read from /sys,
+/proc and one ioctl.
 """
 
 import fcntl
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 BRIDGE = network.INTERNAL
 PORT_PREFIX = "slv-"
-PRIVATE_ENDING = "-00"  # a sliver's private interface always has this number
 IP_S = 20
 
 IFF_UP = 1
@@ -106,16 +106,13 @@ class Links:
 
     def bridge_ok(self) -> bool:
         """Whether the bridge, its addresses, ports and the forwarding are as they should be. Starts no process."""
-        return not (self._wrong_link() or self._lost_ports() or self._wrong_sysctls() or self._open_ports())
+        return not (self._wrong_link() or self._wrong_sysctls() or self._open_ports())
 
     def bridge(self, step: "Step") -> None:
         """Make the bridge, or put right what is wrong with it. StepError names what stays wrong."""
         batch = self._wrong_link()
         if batch:
             _ip(batch)
-        lost = self._lost_ports()
-        if lost:
-            _ip([f"link set dev {port} master {BRIDGE}" for port in lost])
         for path, value in self._wrong_sysctls():
             cgroups.write("/proc/sys/net/" + path, value)
         for port in self._open_ports():
@@ -167,15 +164,6 @@ class Links:
             if cgroups.read("/proc/sys/net/" + path) not in (value, None):
                 wrong.append((path, value))
         return wrong
-
-    def _lost_ports(self) -> "list[str]":
-        """Slivers' private ports that are on no bridge: theirs was made anew."""
-        try:
-            names = os.listdir("/sys/class/net")
-        except OSError:
-            return []
-        private = [name for name in names if name.startswith(PORT_PREFIX) and name.endswith(PRIVATE_ENDING)]
-        return [name for name in private if not os.path.lexists(f"/sys/class/net/{name}/master")]
 
     def _open_ports(self) -> "list[str]":
         """Slivers' ports on the bridge that are not isolated."""
