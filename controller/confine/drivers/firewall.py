@@ -73,18 +73,17 @@ class Firewall:
         with self._lock:
             guard = self._guarded()
             guard.caught_up()  # what happened before this is mended by this
-            shut_count = guard.shut_count
             silent = self._cut()
             standing = standing_cuts()
             cuts = [cut_text(self._share, pattern) for pattern in silent if pattern not in standing]
             try:
-                nft.run(["-f", "-"], self._whole() + "".join(cuts))
+                mended = self._transact(guard, self._whole() + "".join(cuts))
             except StepError as error:
                 self._failed = self._failed or (time.time(), str(error))
                 raise
             self._silent, self._stop_changes = silent, guard.changes
             self._standing, self._failed = True, None
-        guard.reopen(shut_count, lambda port: any(fnmatch.fnmatchcase(port, pattern) for pattern in silent))
+        guard.reopen(mended, self._has_to_be_silent)
 
     def admit(self, step: "Step") -> None:
         """Let the sliver's interfaces say what they may, and nothing else. Does nothing where they do. StepError: as
@@ -106,7 +105,7 @@ class Firewall:
             if not any(one.name == port and one.dhcp for group in self._ports.values() for one in group):
                 raise StepError(f"port {port} was given {address}, but asks for no address: it is not let through")
             others = [old for name, old in self._leases if name == port and old != address]
-            nft.run(["-f", "-"], rules.lease_lines(port, address, seconds, others))
+            self._change(rules.lease_lines(port, address, seconds, others))
             for old in [address, *others]:
                 self._leases.pop((port, old), None)
             if seconds > 0:
@@ -157,6 +156,29 @@ class Firewall:
             self._take_over()
         return self._guard
 
+    def _change(self, text: str) -> None:
+        """One transaction on tables that stand."""
+        guard = self._guarded()
+        stood = guard.reason is None
+        mended = self._transact(guard, text)
+        if stood and guard.reason is not None:
+            guard.reopen(mended, self._has_to_be_silent)
+
+    def _transact(self, guard: Guard, text: str) -> int:
+        """Have nft do `text`. The guard's count of shuts that need no more looking at: those before this, and those for
+        this itself, where it does not carry the pid of our nft (a wrapper may stand in for the program). It was the
+        only change if the kernel counts one."""
+        shut_count, before = guard.shut_count, nft.generation()
+        nft.run(["-f", "-"], text)
+        after = nft.generation()
+        if before is None or after != (before + 1) % (1 << 32) or not guard.caught_up():
+            return shut_count
+        now = guard.shut_count
+        return now if nft.generation() == after else shut_count
+
+    def _has_to_be_silent(self, port: str) -> bool:
+        return any(fnmatch.fnmatchcase(port, pattern) for pattern in self._silent)
+
     def _take_over(self) -> None:
         """What an earlier daemon let through, as far as the interfaces are still there."""
         try:
@@ -188,7 +210,7 @@ class Firewall:
             names = [port.name for port in after]
             gone = [key for key in self._leases if key[0] in [port.name for port in before] and key[0] not in names]
             lines = "".join(rules.lease_lines(*key, 0) for key in gone)
-            nft.run(["-f", "-"], lines + rules.change(before, after))
+            self._change(lines + rules.change(before, after))
             for key in gone:
                 del self._leases[key]
             self._ports[nr] = after

@@ -249,6 +249,27 @@ def test_a_change_for_one_sliver_touches_its_own_elements_only():
 
 
 @pytest.mark.root
+def test_a_program_that_stands_in_for_nft_is_known_as_ours():
+    inside("""
+        import tempfile
+        where = tempfile.mkdtemp()
+        with open(where + "/nft", "w") as file:
+            file.write('#!/bin/sh\\ncat | %s "$@"\\n' % sh("command -v nft").strip())
+        os.chmod(where + "/nft", 0o755)
+        os.environ["PATH"] = where + ":" + os.environ["PATH"]
+        driver.install(None)
+        assert driver.ok() and up() == NAMES
+        driver._become(1, [port(1, True)])
+        assert driver.ok() and up() == NAMES
+        driver.lease("slv-01-00", "10.0.0.2", 60)
+        assert driver.ok() and up() == NAMES
+        sh("echo flush ruleset | nft -f -")
+        until("all interfaces are down", lambda: not up())
+        assert not driver.ok()
+    """)
+
+
+@pytest.mark.root
 def test_a_port_is_disabled_on_its_bridge_before_it_is_taken_down_and_passes_again_when_it_is_up():
     inside("""
         def states():
