@@ -66,11 +66,6 @@ config policy 'policy'
 	option disk_total '65536'
 	option disk_reserve '0'
 """
-# nft without the two rules that not every kernel of a build machine can hold.
-NFT = """#!/bin/sh
-[ "$1" = -f ] || exec /usr/sbin/nft "$@"
-sed '/meta [io]brname/d' | /usr/sbin/nft "$@"
-"""
 
 
 class CountingHandler(Handler):
@@ -115,9 +110,6 @@ class World:
         os.makedirs("/etc/config", exist_ok=True)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
-        write("/run/bench/bin/nft", NFT.encode())
-        os.chmod("/run/bench/bin/nft", 0o755)
-
     def fill(self) -> None:
         """Make every sliver that the registry asks for look as if it ran."""
         state, _ = Client(RegistryClient(self.settings, self.paths)).round()
@@ -159,8 +151,7 @@ class World:
     def start(self, argv: list[str] = DAEMON, stdout: int | None = None) -> subprocess.Popen[bytes]:
         """Start the daemon."""
         where = os.pathsep.join([os.path.join(ROOT, "controller"), BINDING])
-        path = "/run/bench/bin:" + os.environ["PATH"]
-        environment = {**os.environ, **started_with(), "PYTHONPATH": where, "PATH": path}
+        environment = {**os.environ, **started_with(), "PYTHONPATH": where}
         environment["PYTHONPYCACHEPREFIX"] = "/run/bench/bytecode"
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the image has byte code
         return subprocess.Popen(argv, env=environment, stdout=stdout, stderr=subprocess.DEVNULL)

@@ -37,7 +37,6 @@ ip -n peer link set eth0 up
 ip -n peer link add link eth0 name v type vlan id {TAG}
 ip -n peer addr add 172.16.0.9/24 dev v
 ip -n peer link set v up
-ip addr add {MGMT}:12::2/64 dev br-confine nodad
 """
 
 
