@@ -130,6 +130,12 @@ def test_the_gate_waits_and_gives_up_at_the_deadline_of_what_is_missing(tmp_path
     assert gate.watch(one, lambda: None, said.append).startswith("daemon: the controller does not answer (")
 
 
+def test_a_person_who_confirms_the_slot_ends_its_trial(tmp_path, monkeypatch):
+    one = world(tmp_path, monkeypatch, {}, {"api": False})
+    one.slots.on_trial = False
+    assert gate.watch(one, lambda: None, lambda text: None) == ""
+
+
 def test_the_nodes_own_checks_are_asked_again_until_they_say_yes(tmp_path, monkeypatch):
     directory = tmp_path / "etc" / gate.PROGRAMS
     directory.mkdir(parents=True)
