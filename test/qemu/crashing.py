@@ -341,7 +341,9 @@ def _overlay(*settings: str) -> Callable[[CrashNode], None]:
 def _new_overlay(node: CrashNode) -> None:
     """All of the overlay is to be made."""
     node.node.sh("rm -rf /etc/tinc/confine")
-    _overlay("overlay=overlay", "overlay.enabled=1", "testbed.mgmt_ipv6_prefix48=fd65:fc41:c50f::/48")(node)
+    _overlay(
+        "overlay=overlay", "overlay.enabled=1", "testbed=testbed", "testbed.mgmt_ipv6_prefix48=fd65:fc41:c50f::/48"
+    )(node)
 
 
 def _peer_comes(node: CrashNode) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from qemu.community import (
     LAN_PREFIX,
+    PREFIX,
     SERVER,
     SERVER_OVERLAY,
     WHO_PORT,
@@ -84,6 +85,16 @@ def slivers_reach_the_lan_by_nat(community: Community) -> list[str]:
     return lines
 
 
+def management_reaches_slivers(community: Community) -> list[str]:
+    """A sliver with a management interface reaches the testbed's server through the overlay, by its own address."""
+    lines = []
+    for number in community.nodes:
+        said = community.in_sliver(number, f"nc -w 9 {SERVER_OVERLAY} {WHO_PORT} </dev/null").strip()
+        assert said == f"{PREFIX}:{number:x}:1001::1", said
+        lines.append(f"the sliver on node {number} is {said} for {SERVER_OVERLAY}")
+    return lines
+
+
 def nothing_else_is_reached(community: Community) -> list[str]:
     """A sliver without a management interface reaches neither its node, nor the other, nor the management network, nor
     another slice's sliver."""
@@ -93,6 +104,7 @@ def nothing_else_is_reached(community: Community) -> list[str]:
     community.in_sliver(first, "(while true; do nc -l -p 9000 </dev/null; done) >/dev/null 2>&1 &", RELAY)
     tried = [
         ("its node's shell", "192.168.241.126", 22),
+        ("the same on the LAN", node_address(first), 22),
         ("its node's API", overlay_address(first), 8443),
         ("the other node's API", overlay_address(second), 8443),
         ("the registry", SERVER_OVERLAY, 80),
@@ -162,5 +174,6 @@ PROOFS: list[tuple[str, Proof]] = [
     ("slivers reach the LAN by NAT", slivers_reach_the_lan_by_nat),
     ("slivers of one slice talk across nodes, over their VLAN", isolated_slivers_talk_in_their_vlan),
     ("slivers that asked for one hold an address of the LAN", public_addresses_are_held),
+    ("slivers' management interfaces are in the overlay", management_reaches_slivers),
     ("nothing else is reached", nothing_else_is_reached),
 ]
