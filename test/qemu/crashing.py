@@ -328,22 +328,17 @@ SEEN = "/run/confine/overlay"
 OVERLAY_ON, OVERLAY_OFF = "the overlay is made", "the overlay is switched off"
 
 
-def _overlay(*settings: str) -> Callable[[CrashNode], None]:
-    """Options of the node's overlay are set."""
-
-    def set_options(node: CrashNode) -> None:
-        lines = "; ".join("uci set confine." + line for line in settings)
-        node.node.sh(f"{lines}; uci commit confine; /etc/init.d/confine reload || true")
-
-    return set_options
-
-
 def _new_overlay(node: CrashNode) -> None:
     """All of the overlay is to be made."""
-    node.node.sh("rm -rf /etc/tinc/confine")
-    _overlay(
-        "overlay=overlay", "overlay.enabled=1", "testbed=testbed", "testbed.mgmt_ipv6_prefix48=fd65:fc41:c50f::/48"
-    )(node)
+    node.node.sh("rm -rf /etc/tinc/confine; uci set confine.overlay=overlay; uci set confine.overlay.enabled=1; "
+                 "uci set confine.testbed=testbed; uci set confine.testbed.mgmt_ipv6_prefix48=fd65:fc41:c50f::/48; "
+                 "uci commit confine; /etc/init.d/confine reload || true")  # fmt: skip
+
+
+def _no_overlay(node: CrashNode) -> None:
+    """As the example node is by itself: outside of any management network."""
+    node.node.sh("uci set confine.overlay=overlay; uci set confine.overlay.enabled=0; uci -q delete confine.testbed || "
+                 "true; uci commit confine; /etc/init.d/confine reload || true")  # fmt: skip
 
 
 def _peer_comes(node: CrashNode) -> None:
@@ -478,7 +473,7 @@ CHANGES = (
     Change("the sliver is renewed", _renew_sliver, _serial("allocation", "sliver_instance_sn")),
     Change("keys change", _add_key, _key_is_in),
     Change(OVERLAY_ON, _new_overlay, _overlay_is(True), "overlay", (OVERLAY_OFF,)),
-    Change(OVERLAY_OFF, _overlay("overlay=overlay", "overlay.enabled=0"), _overlay_is(False), after=(OVERLAY_ON,)),
+    Change(OVERLAY_OFF, _no_overlay, _overlay_is(False), after=(OVERLAY_ON,)),
     Change("a peer of the overlay comes", _peer_comes, _peer_is_known, "overlay", (OVERLAY_ON,)),
     Change(
         "the overlay's change holds", lambda node: _pending(node, True), _overlay_is(True), "overlay", (OVERLAY_ON,)
