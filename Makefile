@@ -26,7 +26,7 @@ SEED := $(SEED)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itself, exit status says how it went; UPGRADE=1: good and broken upgrades, too)
+run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itself, exit status says how it went; UPGRADE=1: good and broken upgrades, too; NODES=2: two on a LAN, with an overlay)
 	@$(SUDO) $(PYTHON) test/qemu/run.py
 
 test: image build/stamp/browser ## all tests, virtual nodes included
