@@ -223,6 +223,12 @@ def _settings(args: "dict[str, Any]", run: str) -> int:
     return cli_settings.run(args, run)
 
 
+def _upgrade(args: "dict[str, Any]", run: str) -> int:
+    from confine.upgrade import command
+
+    return command.run(args, run)
+
+
 def _completion(args: "dict[str, Any]", run: str) -> int:
     from confine import completion
 
@@ -251,6 +257,7 @@ VERBS = {
     "trace": _trace,
     "history": _history,
     "figures": _figures,
+    "upgrade": _upgrade,
     "completion": _completion,
     "settings": _settings,
     "setup": _setup,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from confine.api.server import ApiServer
+    from confine.upgrade.updater import Updater
     from confine.upgrade.watchdog import Guard
 
 LOOK_AGAIN_S = 30.0
@@ -90,6 +91,7 @@ class Controller:
         self._reader.start()
         self._recording.start()
         guard = self._guard()
+        updater = self._updater()
         while not self._stopping:
             self._turn()
             if guard is not None:
@@ -100,6 +102,8 @@ class Controller:
         control.close()
         if api is not None:
             api.close()
+        if updater is not None:
+            updater.close()
         self._reader.close()
         if not self._crew.close(STOP_TIMEOUT_S):
             self._log.warn("node", "steps still run after {:.0f} s: they end with the daemon".format(STOP_TIMEOUT_S))
@@ -153,6 +157,23 @@ class Controller:
         if not self._settings.watchdog_s or "slot" not in boot_words():
             return None
         return Guard(max(2 * int(LOOK_AGAIN_S), self._settings.watchdog_s), self._log)
+
+    def _updater(self) -> "Updater | None":
+        """What looks for upgrades, at work; None on a machine whose boot loader knows no slots."""
+        if not has_slots():
+            return None
+        from confine.upgrade.updater import Updater  # lazy: not all have slots
+
+        updater = Updater(self._paths, self._settings, self._log, self._properties, self._wake)
+        self._board.upgrade = updater.shown
+        updater.start()
+        return updater
+
+    def _properties(self) -> "dict[str, Any]":
+        """Those of the node in the registry."""
+        node = (self._reader.state or {}).get("node") or {}
+        found: dict[str, Any] = node.get("properties") or {}
+        return found
 
     # ---- the round ----------------------------------------------------------------------------------------------
 
@@ -325,6 +346,15 @@ class Controller:
         due = self._failures.due_in(time.monotonic())
         longest = CHANGING_S if self._machine.network.changing() else LOOK_AGAIN_S
         return longest if due is None else max(0.1, min(longest, due))
+
+
+def has_slots() -> bool:
+    """Whether the boot loader started this system from a slot."""
+    try:
+        with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
+            return any(word.startswith("confine.slot=") for word in file.read().split())
+    except OSError:
+        return False
 
 
 def held_back(step: Step, decision: Decision) -> bool:

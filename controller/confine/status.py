@@ -13,6 +13,7 @@ from confine.errors import ConfineError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from confine.crew import Crew, Job
@@ -44,6 +45,7 @@ class Board:
         self._round: tuple[Desired, Plan, Observed] | None = None
         self._rounds = 0
         self._shown = 0
+        self.upgrade: "Callable[[], dict[str, Any] | None]" = lambda: None  # upgrade/overview.py
 
     def show(self, desired: Desired, plan: Plan, observed: Observed, ended: bool = True) -> None:
         """Take over what a round came to; ended False: what it has come to so far."""
@@ -75,6 +77,7 @@ class Board:
             "registry": self._registry(),
             "overlay": self._overlay(desired, observed),
             "firewall": self._firewall(observed),
+            "upgrade": self.upgrade(),
             "lent": report.lent(observed, bookings, self._settings),
             "records": self._recording.status(),
             "slivers": [self._sliver(name, shown, bookings, jobs.get(name)) for name in names],
@@ -123,7 +126,8 @@ class Board:
         node: dict[str, Any] = {"id": self._settings.node_id, "name": None, "state": "debug", "errors": []}
         lent = {"memory_booked": 0, "memory_total": 0, "disk_booked": 0, "disk_total": 0}
         return {"version": __version__, "time": time.time(), "round": 0, "node": node, "registry": self._registry(),
-                "lent": lent, "records": self._recording.status(), "slivers": []}  # fmt: skip
+                "upgrade": self.upgrade(), "lent": lent, "records": self._recording.status(),
+                "slivers": []}  # fmt: skip
 
     def _clock(self) -> "dict[str, Any]":
         return clock.report((self._reader.state or {}).get("date"))

@@ -16,6 +16,7 @@ DAEMON, COMMAND = "daemon", "command"
 # Kinds of arguments. A sliver is named as core.decisions.parse_sliver says.
 SLIVER, INT, TEXT, CHOICE, SWITCH, WORDS = "sliver", "int", "text", "choice", "switch", "words"
 MAX_WORD = 4096
+UPGRADE_ACTIONS = ("status", "check", "install", "trial", "confirm", "rollback", "history", "defer")
 
 
 class Argument:
@@ -150,6 +151,13 @@ VERBS = (
     Verb("settings", "the settings in force, and what is wrong with them",
          (Argument("values", TEXT, 'what if: a JSON object {"section.option": value}; nothing is saved', "--values"),
           _JSON)),
+    Verb("upgrade", "the node's own system: what runs, what is offered; install, try, confirm, go back",
+         (Argument("action", CHOICE, "what to do; without it, the status", default="status", choices=UPGRADE_ACTIONS),
+          Argument("what", TEXT, "of install: a FILE, a URL or a version; of defer: how many days, 0 ends it"),
+          Argument("trial", SWITCH, "of install: start it on trial at once", "--trial", default=False),
+          Argument("branch", TEXT, "another than the node's own", "--branch"),
+          Argument("auto", SWITCH, "of install: as the daemon does, within what is set", "--auto", default=False),
+          _JSON), changes=True),
     Verb("check", "find what is wrong with the set-up, and say what to do", (_JSON,)),
     Verb("completion", "shell completion: . <(confine completion)"),
 )  # fmt: skip

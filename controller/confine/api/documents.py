@@ -25,6 +25,10 @@ ADDRESSES = (
     "mgmt", "mgmt_host", "debug", "local_mac", "local_ipv4", "local_ipv6", "internal_ipv4", "internal_ipv6",
     "recovery_ipv4", "recovery_ipv6", "recovery_unique",
 )  # fmt: skip
+UPGRADE = (
+    "state", "mode", "branch", "pin", "version", "running", "confirmed", "slots", "offered", "verdict", "reason", "due",
+    "deferred_until", "problems", "last",
+)  # fmt: skip
 LISTED = ("uri", "id", "node", "slice", "state", "set_state")
 
 
@@ -107,6 +111,7 @@ def _node(status: "dict[str, Any]", asked: "dict[str, Any] | None", addresses: "
         value["tinc"] = {"addresses": [], **((asked or {}).get("tinc") or {}), **shown["tinc"]}
     value["uri"] = Own("node/")
     value["soft_version"] = status["version"]
+    value["upgrade"] = _upgrade(status.get("upgrade"))
     known = {name: _bare(address) for name, address in (shown.get("addrs") or {}).items()}
     value["addrs"] = {**dict.fromkeys(ADDRESSES), **addresses, **known}
     for name, default in (("message", ""), ("direct_ifaces", []), ("resources", [])):
@@ -116,6 +121,11 @@ def _node(status: "dict[str, Any]", asked: "dict[str, Any] | None", addresses: "
         for entry in (asked or {}).get("slivers", [])
     ]
     return Document("node", value, (asked or {}).get("uri") or shown.get("uri"))
+
+
+def _upgrade(shown: "dict[str, Any] | None") -> "dict[str, Any] | None":
+    """What stands about upgrades; null on a node without slots. How far one is changes too often for a document."""
+    return {name: shown.get(name) for name in UPGRADE} if shown is not None else None
 
 
 def _slivers(status: "dict[str, Any]", documents: "dict[str, dict[str, Any]]") -> "dict[str, Document]":

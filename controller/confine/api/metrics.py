@@ -35,6 +35,10 @@ FAMILIES = {
     "confine_lent_bytes": ("gauge", "What the node lends to slivers in all."),
     "confine_booked_bytes": ("gauge", "What of it is booked."),
     "confine_slivers": ("gauge", "Slivers by state."),
+    "confine_upgrade_info": ("gauge", "The slot and the version that run."),
+    "confine_upgrade_state": ("gauge", "1 for what upgrades are at."),
+    "confine_upgrade_offered": ("gauge", "1 if a version is offered that does not run; its label says which."),
+    "confine_upgrade_problems": ("gauge", "What the last look at the mirrors ran into."),
     "confine_node_cpu_seconds_total": ("counter", "Time the node's processors spent, by mode."),
     "confine_node_memory_bytes": ("gauge", "The node's memory."),
     "confine_node_disk_bytes": ("gauge", "The node's data partition."),
@@ -183,6 +187,7 @@ def _node(samples: Samples, status: "dict[str, Any]", now: float) -> None:
     for resource in ("memory", "disk"):
         samples.add("confine_lent_bytes", lent[resource + "_total"] * MIB, resource=resource)
         samples.add("confine_booked_bytes", lent[resource + "_booked"] * MIB, resource=resource)
+    _upgrade(samples, status.get("upgrade"))
     states: dict[str, int] = {}
     for sliver in status["slivers"]:
         states[sliver["state"]] = states.get(sliver["state"], 0) + 1
@@ -208,6 +213,16 @@ def _overlay(samples: Samples, overlay: "dict[str, Any]", now: float) -> None:
         seen = peer["last_seen"]
         age = max(0.0, float(now - seen)) if seen is not None else None
         samples.add("confine_overlay_peer_seen_seconds", age, peer=peer["name"])
+
+
+def _upgrade(samples: Samples, shown: "dict[str, Any] | None") -> None:
+    if shown is None:
+        return
+    version, offered = shown.get("version"), (shown.get("offered") or {}).get("version")
+    samples.add("confine_upgrade_info", 1, slot=shown.get("running") or "", version=version or "")
+    samples.add("confine_upgrade_state", 1, state=shown["state"])
+    samples.add("confine_upgrade_offered", int(offered is not None and offered != version), version=offered or "")
+    samples.add("confine_upgrade_problems", len(shown.get("problems") or []))
 
 
 def _machine(samples: Samples, machine: "Machine") -> None:

@@ -105,6 +105,7 @@ SCHEMAS = {
             "cn": of("object|null"),
             "network": of("object|null", "How the node's own network stands: state, local, direct."),
             "clock": of("object|null", "Who confirms the node's time: ntp, registry or null; and its error in ms."),
+            "upgrade": of("object|null", "Upgrades of the node's own system; null on a node without slots."),
         },
         # what the registry alone says is missing until it was read
         optional=(

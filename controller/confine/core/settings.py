@@ -182,7 +182,32 @@ def parse_prefix(text: str, bounds: None) -> str:
     return text
 
 
+def parse_choice(text: str, bounds: "tuple[str, ...]") -> str:
+    """One of the words in `bounds`."""
+    if text in bounds:
+        return text
+    raise ValueError("must be " + " or ".join(bounds))
+
+
+def parse_name(text: str, bounds: None) -> str:
+    """A version or branch: part of a file name on a mirror."""
+    if only(text, FILE_NAME) and len(text) <= 64 and text[0] not in "._-":
+        return text
+    raise ValueError("must be a name of letters, digits and . _ + ~ -")
+
+
+def parse_hours(text: str, bounds: None) -> str:
+    """Two hours of the day: "3-6" is from 3:00 to 6:00, "22-5" goes over midnight."""
+    first, dash, last = text.partition("-")
+    usable = dash and is_decimal(first) and is_decimal(last) and len(text) <= 5
+    if usable and int(first) <= 23 and int(last) <= 24 and int(first) != int(last):
+        return text
+    raise ValueError("must be two hours from 0 to 24, like 3-6 or 22-5")
+
+
 SCHEMES = ("https", "http", "file")
+UPGRADE_MODES = ("off", "notify", "auto")
+FILE_NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+~-"
 HOST_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-."
 MIB = (0, MAX_MIB)
 SIZE = (1, MAX_MIB)
@@ -278,8 +303,21 @@ OPTIONS: "tuple[tuple[Any, ...], ...]" = (
     ("firewall", "connections", "firewall_connections", parse_int, (1, 1000000), 2048, False),
     ("firewall", "dns", "firewall_dns", parse_bool, None, True, False),
     ("firewall", "api", "firewall_api", parse_bool, None, True, False),
+    # Upgrades of the node's own system (upgrade/). hours: local time; rate: KiB/s, 0: no limit; interval: minutes.
+    # unwatched: also by itself where no hardware watchdog could end a system that hangs early.
+    ("upgrade", "mode", "upgrade_mode", parse_choice, UPGRADE_MODES, "notify", False),
+    ("upgrade", "branch", "upgrade_branch", parse_name, None, "stable", False),
+    ("upgrade", "mirror", "upgrade_mirrors", parse_uri, SCHEMES, None, True),
+    ("upgrade", "keyring", "upgrade_keyring", parse_path, None, "/usr/lib/confine/share/upgrade-keyring.json", False),
+    ("upgrade", "pin", "upgrade_pin", parse_name, None, None, False),
+    ("upgrade", "hours", "upgrade_hours", parse_hours, None, None, True),
+    ("upgrade", "rate", "upgrade_rate_kib", parse_int, (0, 1 << 20), 0, False),
+    ("upgrade", "metered", "upgrade_metered", parse_bool, None, False, False),
+    ("upgrade", "unwatched", "upgrade_unwatched", parse_bool, None, False, False),
+    ("upgrade", "interval", "upgrade_interval_min", parse_int, (1, 10080), 60, False),
 )
-SECTIONS = ("node", "registry", "testbed", "overlay", "policy", "sliver", "record", "api", "network", "firewall")
+SECTIONS = ("node", "registry", "testbed", "overlay", "policy", "sliver", "record", "api", "network", "firewall",
+            "upgrade")  # fmt: skip
 
 
 class Settings(Record):
@@ -359,6 +397,16 @@ class Settings(Record):
     firewall_connections: int
     firewall_dns: bool
     firewall_api: bool
+    upgrade_mode: str
+    upgrade_branch: str
+    upgrade_mirrors: "list[str]"
+    upgrade_keyring: str
+    upgrade_pin: "str | None"
+    upgrade_hours: "list[str]"
+    upgrade_rate_kib: int
+    upgrade_metered: bool
+    upgrade_unwatched: bool
+    upgrade_interval_min: int
 
     def __init__(self, **values: "Any") -> None:
         """All defaults, with `values` over them by attribute name."""

@@ -39,21 +39,10 @@ def delay(number: float, priority_days: float) -> float:
     return min(1.0, max(0.0, x)) * priority_days * DAY_S
 
 
-def parse_hours(text: str) -> "tuple[int, int]":
-    """ "3-6": from 3:00 to 6:00; "22-5" goes over midnight. ValueError if it is neither."""
-    first, dash, last = text.partition("-")
-    if not dash or not (first.isdigit() and last.isdigit()) or len(text) > 5:
-        raise ValueError("must be hours like 3-6 or 22-5")
-    start, end = int(first), int(last)
-    if start > 23 or end > 24 or start == end:
-        raise ValueError("must be two different hours from 0 to 24")
-    return start, end
-
-
 def within(hours: "list[str]", hour: int) -> bool:
-    """Whether `hour` (0-23) lies in one of the spans; without any, always."""
+    """Whether `hour` (0-23) lies in one of the spans ("3-6", "22-5": core/settings.py); without any, always."""
     for text in hours:
-        start, end = parse_hours(text)
+        start, end = (int(word) for word in text.split("-"))
         if start <= hour < end if start < end else (hour >= start or hour < end):
             return True
     return not hours
