@@ -11,6 +11,7 @@ from confine.upgrade.errors import UpgradeError
 from confine.upgrade.install import Installer, Report, report_path
 from confine.upgrade.mirrors import Mirrors, Web
 from confine.upgrade.node import Node
+from confine.upgrade.schedule import WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def check_text(doc: "dict[str, Any]") -> str:
         lines.append("offered   {}, published {}, {:.1f} MiB".format(
             offered["version"], offered["published"], offered["size"] / 1048576))  # fmt: skip
     if doc["reason"]:
-        due = ": " + moment(doc["due"]) if doc.get("due") else ""
+        due = ": " + moment(doc["due"]) if doc.get("verdict") == WAIT and doc.get("due") else ""
         lines.append("          {}{}".format(doc["reason"], due))
     lines += ["problem   " + text for text in doc["problems"]]
     if doc.get("checked"):
