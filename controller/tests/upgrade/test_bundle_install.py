@@ -319,13 +319,13 @@ def test_a_slot_written_before_a_revocation_is_not_believed_at_its_start(world):
     world.install(packed(world.bundle("1.0", "ac")))
     label = world.node.slots.label("b")
     world.node.verify_label(label)
+    with pytest.raises(UpgradeError, match="not that of this manifest"):
+        world.node.verify_label({**label, "version": "9.9"})
     trust = world.node.trust()
     trust.revoked.add(world.keys.number("c"))
     trust.raise_floor(1)
     with pytest.raises(UpgradeError, match="is revoked"):
         world.node.verify_label(label)
-    with pytest.raises(UpgradeError, match="not that of this manifest"):
-        world.node.verify_label({**label, "version": "9.9", "signatures": label["signatures"][:1]})
 
 
 def test_a_symlink_in_place_of_a_slot_is_not_followed(world):
