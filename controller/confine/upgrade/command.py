@@ -64,15 +64,29 @@ def _trial(node: Node, args: "dict[str, Any]") -> int:
     if label is None:
         raise UpgradeError("slot {} holds no whole system: `confine upgrade install` first".format(slot))
     node.check_fits(node.verify_label(label))
-    raise UpgradeError("trials cannot be started yet")
+    _part("trial").start(slot, node.paths, node.slots)
+    _show({"slot": slot, "version": label.get("version")}, args, lambda d: (
+        "slot {slot}, version {version}, is started on trial: this system ends now\n".format(**d)))  # fmt: skip
+    return 0
 
 
 def _confirm(node: Node, args: "dict[str, Any]") -> int:
-    raise UpgradeError("trials cannot be confirmed yet")
+    _part("confirm").confirm(node.slots)
+    _show({"confirmed": node.slots.running}, args, lambda d: "slot {confirmed} is confirmed\n".format(**d))
+    return 0
 
 
 def _rollback(node: Node, args: "dict[str, Any]") -> int:
-    raise UpgradeError("there is no way back yet")
+    slot = _part("confirm").roll_back(node.slots)
+    _show({"confirmed": slot}, args, lambda d: "slot {confirmed} runs from the next restart on\n".format(**d))
+    return 0
+
+
+def _part(name: str) -> "Any":
+    """A module of this package that only some actions need."""
+    import importlib
+
+    return importlib.import_module("confine.upgrade." + name)
 
 
 def _history(node: Node, args: "dict[str, Any]") -> int:
@@ -146,7 +160,7 @@ def status_text(doc: "dict[str, Any]") -> str:
     if doc["progress"] and doc["progress"]["total"]:
         lines.append("          {} {}".format(doc["progress"]["part"], bar(
             doc["progress"]["done"], doc["progress"]["total"])))  # fmt: skip
-    for slot, found in sorted(doc["slots"].items()):
+    for slot, found in sorted((doc["slots"].get("slots") or {}).items()):
         words = [word for word, there in (("runs", doc["running"] == slot), ("confirmed", doc["confirmed"] == slot))
                  if there]  # fmt: skip
         lines.append("slot {}    {}{}".format(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BOARD_FILES = ("usr/lib/confine/share/board", "tmp/sysinfo/board_name")
 WATCHDOGS = "sys/class/watchdog"
 SOFTDOG = "Software Watchdog"
-FAILED = "failed"  # the event of a trial that did not hold; see history.py
+FAILED, CONFIRMED = "failed", "confirmed"  # how a trial ends, in the history
 SIGNATURES = "signatures"
 BUNDLE = "bundle"
 
@@ -139,9 +139,11 @@ class Node:
                 manifest.needs["memory_mib"], self.memory_mib()))  # fmt: skip
 
     def has_failed(self, manifest_id: str) -> bool:
-        """Whether this bundle was tried here and did not hold, since somebody last installed it by hand."""
-        events = [event for event in history.read(paths=self.paths) if event.get(BUNDLE) == manifest_id]
-        return bool(events) and any(event.get("event") == FAILED for event in events)
+        """Whether the last trial of this bundle here did not hold."""
+        for event in reversed(history.read(paths=self.paths)):
+            if event.get(BUNDLE) == manifest_id and event.get("event") in (FAILED, CONFIRMED):
+                return bool(event["event"] == FAILED)
+        return False
 
     # ---- decisions --------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ STATES = ("idle", "checking", "fetching", "writing", "reading back", "trial", "u
 
 
 def overview(node: "Node") -> "dict[str, Any]":
-    """Members: state, running and slots (slots.state()), mode, branch, pin, deferred_until, progress, the members of
-    the last look (offered, verdict, reason, due, problems, checked), last (the last event)."""
+    """Members: state; version, running, confirmed (slot), slots (slots.state()); mode, branch, pin, deferred_until;
+    progress; offered, verdict, reason, due, problems, checked of the last look; last (event)."""
     settings = node.settings
     seen = look.kept(node.paths.run) or {}
     events = history.read(1, node.paths)
@@ -43,7 +43,7 @@ def overview(node: "Node") -> "dict[str, Any]":
     except (UpgradeError, OSError) as error:
         doc.update(state="unavailable", reason=str(error))
         return doc
-    doc.update(running=slots["running"], confirmed=slots["confirmed"], slots=slots["slots"])
+    doc.update(running=slots["running"], confirmed=slots["confirmed"], slots=slots)
     doc["version"] = (slots["slots"].get(slots["running"]) or {}).get("version")
     if slots["trial"] and doc["state"] == "idle":
         doc["state"] = "trial"
