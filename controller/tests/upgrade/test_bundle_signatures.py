@@ -116,7 +116,8 @@ def test_one_signature_too_few_is_too_few(keys, tmp_path):
 def test_the_same_key_twice_counts_once(keys, tmp_path):
     source = make(str(tmp_path), keys, "a")
     own = f"{source}/manifest.json.{keys.number('a')}.sig"
-    shutil.copy(own, f"{source}/manifest.json.{'0' * 16}.sig")
+    with open(own) as file, open(f"{source}/manifest.json.{'0' * 16}.sig", "w") as copy:
+        copy.write(file.read().replace("comment: ", "comment: once more, "))
     refused("signed by 1 of the 2", source, keys.keyring("a", "b"))
     # ... also where the keyring lists it twice, under another number.
     doc = keys.keyring("a", "a", "b")
@@ -172,6 +173,12 @@ def test_an_older_keyring_does_not_come_back(keys, tmp_path):
     stale = verify(make(str(tmp_path / "1"), keys, "ab", keyring=keys.keyring("x", "y", serial=4)), shipped)
     Trust(path).learn(stale, shipped["serial"])
     verify(make(str(tmp_path / "2"), keys, "ab"), shipped, Trust(path))
+    # ... nor after one that is newer than both was learned.
+    for number, serial in (("3", 7), ("4", 6)):
+        ring = keys.keyring("a", "b", *("c" if serial == 7 else "x"), serial=serial)
+        news = verify(make(str(tmp_path / number), keys, "ab", keyring=ring), shipped, Trust(path))
+        Trust(path).learn(news, keyring.Keyring(shipped, Trust(path)).serial)
+    verify(make(str(tmp_path / "5"), keys, "ac"), shipped, Trust(path))
 
 
 def test_a_keyring_nobody_could_satisfy_is_refused(keys, tmp_path):
