@@ -160,7 +160,9 @@ class Controller:
 
     def _updater(self) -> "Updater | None":
         """What looks for upgrades, at work; None on a machine whose boot loader knows no slots."""
-        if not has_slots():
+        from confine.upgrade.words import boot_words
+
+        if "slot" not in boot_words():
             return None
         from confine.upgrade.updater import Updater  # lazy: not all have slots
 
@@ -346,15 +348,6 @@ class Controller:
         due = self._failures.due_in(time.monotonic())
         longest = CHANGING_S if self._machine.network.changing() else LOOK_AGAIN_S
         return longest if due is None else max(0.1, min(longest, due))
-
-
-def has_slots() -> bool:
-    """Whether the boot loader started this system from a slot."""
-    try:
-        with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
-            return any(word.startswith("confine.slot=") for word in file.read().split())
-    except OSError:
-        return False
 
 
 def held_back(step: Step, decision: Decision) -> bool:

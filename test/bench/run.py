@@ -20,8 +20,6 @@ sys.path[:0] = [os.path.join(TOP, "test"), TOP, os.path.join(TOP, "controller")]
 from bench.table import Figure, heading, host_versions, line, missing, say  # noqa: E402  # after the path is set
 
 FIRST = ("host", "virtual")  # then every *_bench.py, by name
-API = "api"
-UPGRADE = "upgrade"
 
 
 def parts() -> dict[str, Any]:
@@ -30,13 +28,6 @@ def parts() -> dict[str, Any]:
         name[:-3] for name in os.listdir(HERE) if name.endswith("_bench.py") and not name.startswith("test_")
     )
     return {name: importlib.import_module("bench." + name) for name in (*FIRST, *found)}
-
-
-def upgrade() -> Iterator[Figure]:
-    """What an upgrade costs: upgrade_bench.py."""
-    from bench import upgrade_bench
-
-    yield from upgrade_bench.figures()
 
 
 def guarded(what: str, figures: Iterable[Figure]) -> Iterator[Figure]:
@@ -62,15 +53,6 @@ def main() -> int:
     for part, module in modules.items():
         if wanted & set(module.NAMES):
             found += guarded(f"figures of {part}", module.figures(wanted, versions))
-    if wanted & set(host.NAMES):
-        found += guarded("figures of this machine", host.figures(wanted))
-    if wanted & set(virtual.NAMES):
-        figures = virtual.figures(wanted, versions) if virtual.built() else virtual.without_image()
-        found += guarded("figures of the virtual node", figures)
-    if API in wanted:
-        found += guarded("figures of the node API", api())
-    if UPGRADE in wanted:
-        found += guarded("figures of upgrades", upgrade())
     print(heading(versions))
     for figure in found:
         print(line(figure.cells()))

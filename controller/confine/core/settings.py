@@ -182,13 +182,6 @@ def parse_prefix(text: str, bounds: None) -> str:
     return text
 
 
-def parse_choice(text: str, bounds: "tuple[str, ...]") -> str:
-    """One of the words in `bounds`."""
-    if text in bounds:
-        return text
-    raise ValueError("must be " + " or ".join(bounds))
-
-
 def parse_name(text: str, bounds: None) -> str:
     """A version or branch: part of a file name on a mirror."""
     if only(text, FILE_NAME) and len(text) <= 64 and text[0] not in "._-":
@@ -305,7 +298,7 @@ OPTIONS: "tuple[tuple[Any, ...], ...]" = (
     ("firewall", "api", "firewall_api", parse_bool, None, True, False),
     # Upgrades of the node's own system (upgrade/). hours: local time; rate: KiB/s, 0: no limit; interval: minutes.
     # unwatched: also by itself where no hardware watchdog could end a system that hangs early.
-    ("upgrade", "mode", "upgrade_mode", parse_choice, UPGRADE_MODES, "notify", False),
+    ("upgrade", "mode", "upgrade_mode", parse_word, UPGRADE_MODES, "notify", False),
     ("upgrade", "branch", "upgrade_branch", parse_name, None, "stable", False),
     ("upgrade", "mirror", "upgrade_mirrors", parse_uri, SCHEMES, None, True),
     ("upgrade", "keyring", "upgrade_keyring", parse_path, None, "/usr/lib/confine/share/upgrade-keyring.json", False),

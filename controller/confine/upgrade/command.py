@@ -59,34 +59,33 @@ def _install(node: Node, args: "dict[str, Any]") -> int:
 
 
 def _trial(node: Node, args: "dict[str, Any]") -> int:
+    from confine.upgrade import trial
+
     slot = node.free_slot()
     label = node.slots.label(slot)
     if label is None:
         raise UpgradeError("slot {} holds no whole system: `confine upgrade install` first".format(slot))
     node.check_fits(node.verify_label(label))
-    _part("trial").start(slot, node.paths, node.slots)
+    trial.start(slot, node.paths, node.slots)
     _show({"slot": slot, "version": label.get("version")}, args, lambda d: (
         "slot {slot}, version {version}, is started on trial: this system ends now\n".format(**d)))  # fmt: skip
     return 0
 
 
 def _confirm(node: Node, args: "dict[str, Any]") -> int:
-    _part("confirm").confirm(node.slots)
+    from confine.upgrade import confirm
+
+    confirm.confirm(node.slots)
     _show({"confirmed": node.slots.running}, args, lambda d: "slot {confirmed} is confirmed\n".format(**d))
     return 0
 
 
 def _rollback(node: Node, args: "dict[str, Any]") -> int:
-    slot = _part("confirm").roll_back(node.slots)
+    from confine.upgrade import confirm
+
+    slot = confirm.roll_back(node.slots)
     _show({"confirmed": slot}, args, lambda d: "slot {confirmed} runs from the next restart on\n".format(**d))
     return 0
-
-
-def _part(name: str) -> "Any":
-    """A module of this package that only some actions need."""
-    import importlib
-
-    return importlib.import_module("confine.upgrade." + name)
 
 
 def _history(node: Node, args: "dict[str, Any]") -> int:
