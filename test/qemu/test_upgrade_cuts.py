@@ -78,8 +78,13 @@ def chosen(world: cuts.World, count: int) -> Iterator[tuple[cuts.State, str]]:
     last = len(world.events) - 1
     wanted = {last, *chance.sample(deciding, min(len(deciding), count // 2))}
     wanted |= set(chance.sample(writes, count - len(wanted))) if len(wanted) < count else set()
-    for state, _, where in cuts.cuts(world, world.events, chance, 1, wanted):
-        yield state, where
+    left: dict[str, dict[int, cuts.State]] = {}
+    for state, _, where in cuts.cuts(world, world.events, chance, 12, wanted):
+        left.setdefault(where, {})[state.id] = state
+    for where, states in left.items():
+        decides = any(f"write {step} " in where for step in ("allow", "copy 1", "copy 2", "trial"))
+        for one in chance.sample(sorted(states), min(len(states), max(1, count // 20) if decides else 1)):
+            yield states[one], where
 
 
 def boot(world: cuts.World, image: str, state: cuts.State, make_node: MakeNode, where: str, work: str) -> str:
@@ -109,8 +114,6 @@ def boot_all(recorded: tuple[cuts.World, str], make_node: MakeNode, count: int, 
     world, image = recorded
     slots = set()
     for done, (state, where) in enumerate(chosen(world, count)):
-        if done >= count and len(slots) == 2:
-            break
         print(f"SEED={SEED} {done}: {where}", flush=True)
         slots.add(boot(world, image, state, make_node, where, work))
     shutil.rmtree(work, ignore_errors=True)
