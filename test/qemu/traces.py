@@ -25,6 +25,8 @@ echo '# images'; for file in /srv/confine/slivers/*/disk.img; do [ ! -e $file ] 
 echo '# bookings'; cat /srv/confine/journal/bookings.json; echo
 echo '# processes'; grep -sE '^(Name|PPid|Uid):' /proc/[0-9]*/status || true
 """
+# What packets have put into a set: which ones came in these minutes means nothing.
+_SEEN_BY_NFT = re.compile(r"(set \S+ \{[^{}]*flags [^\n]*dynamic[^{}]*)elements = \{[^{}]*\}")
 _SECTION = re.compile(r"^# (\w+)$", re.MULTILINE)
 # Of the node itself: how many there are at one moment means nothing. Kernel threads are left out by their parent.
 _PASSING = {"sh", "grep", "python3", "sleep", "logger", "supervise", "nft", "ip"}
@@ -38,6 +40,7 @@ def gather(node: VirtualNode) -> Counter[str]:
     parts = _SECTION.split(node.sh(_SCRIPT))
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     words: list[str] = []
+    sections["nft"] = _SEEN_BY_NFT.sub(r"\1", sections["nft"])
     for kind in ("loops", "links", "nft", "cgroups", "files"):
         words += [f"{kind}: {line}" for line in sections[kind].splitlines() if line.strip()]
     words += [f"mounts: {_mount(line)}" for line in sections["mounts"].splitlines() if line.strip()]
