@@ -436,11 +436,12 @@ def _cut_off(node: CrashNode) -> None:
 def _is_undone(node: CrashNode) -> bool:
     """The change was undone; then the way is opened again and nothing is lent any more."""
     known = json.loads(node.node.run(["cat", NETWORK_RECORD]).out or "{}")
-    undone = known.get("state") == "undone" and f"eth0.{node.number + 100}" in str(known["wanted"])
-    if undone:
+    if known.get("state") == "undone" and f"eth0.{node.number + 100}" in str(known["wanted"]):
+        node.node.write_file(HOME + "/undone", str(node.number))  # to look again makes the node forget it
         node.node.sh("nft delete table inet cut 2>/dev/null || true")
         node.write("nodes/1", lambda doc: doc.update(direct_ifaces=[]))
     gone = node.node.run(["nft", "list", "table", "inet", "cut"]).status != 0
+    undone = node.node.run(["cat", HOME + "/undone"]).out == str(node.number)
     return undone and gone and _is_lent()(node)
 
 
