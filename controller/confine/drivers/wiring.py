@@ -291,7 +291,10 @@ class Wiring:
         from confine.drivers.probing import holders
 
         asked = {text.partition("/")[0]: one for one in new for text in one["ipv4"] + one["ipv6"]}
-        found = holders(new[0]["bridge"], {address: one["mac"] for address, one in asked.items()})
+        try:
+            found = holders(new[0]["bridge"], {address: one["mac"] for address, one in asked.items()})
+        except OSError:  # the bridge is down: there is nobody to ask, nor to disturb
+            return {}
         return {
             asked[address]["port"]: f"{address} is already used on {new[0]['bridge']}, by {mac}"
             for address, mac in found.items()
