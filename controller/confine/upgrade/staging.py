@@ -88,6 +88,7 @@ class Staging:
             except BundleError:
                 return None
             self._count(len(raw))
+            durable.make_dir(self._directory)
             durable.write_atomic(path, raw)
         try:
             return Index(raw)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,17 @@ def test_a_small_change_costs_a_small_fetch(world, mirror):
     # One file of ten, and the chunks at its edges.
     assert mirror.sent < 0.25 * sum(len(data) for data in content.values())
     assert history.read(1, world.paths)[0]["fetched"] < mirror.sent
+
+
+def test_a_node_as_it_was_flashed_has_the_index_of_what_it_runs_from_the_mirror(world, mirror):
+    content = upgraded_once(world)
+    shutil.rmtree(world.paths.upgrade)
+    mirror.forget()
+    content = {**content, "kernel": some_bytes(8, 60_000)}
+    world.publish(world.bundle("2.0", content=content))
+    world.install("latest")
+    is_whole(world, "a", content, "2.0")
+    assert mirror.sent < 0.2 * sum(len(data) for data in content.values())
 
 
 def test_without_any_index_all_of_it_is_fetched(world, mirror):
