@@ -24,7 +24,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -517,9 +517,11 @@ WAY_BACK["overlay"] = OVERLAY_OFF
 class Lab:
     """Lends the crash node, learnt once; after a test that failed, a new one."""
 
-    def __init__(self, settled: Snapshot, registry: ExampleRegistry) -> None:
+    def __init__(self, settled: Snapshot, registry: ExampleRegistry, changes: Sequence[Change]) -> None:
+        """changes: those that the node is to learn."""
         self._settled = settled
         self._registry = registry
+        self._changes = changes
         self._stack = contextlib.ExitStack()
         self._node: CrashNode | None = None
         self._learnt: tuple[dict[str, dict[Kind, Extent]], dict[str, Counter[str]]] | None = None
@@ -540,7 +542,7 @@ class Lab:
         node = CrashNode(self._stack.enter_context(VirtualNode.from_snapshot(self._settled)), self._registry)
         node.prepare()
         if self._learnt is None:
-            for change in CHANGES:
+            for change in self._changes:
                 if change.name != REBOOT:  # takes long: only if a step is looked for that nothing else reaches
                     node.learn(change)
             self._learnt = (node.steps, node.usual)

@@ -23,21 +23,32 @@ POINTS = int(os.environ.get("POINTS") or 8)  # in `make torture`, of each kind: 
 KINDS = [pytest.param(kind, id="-".join(kind)) for kind in STEPS]
 
 
+# In `make test`: what happens to slivers. A reboot, network and overlay take longer.
+SHORT = [change for change in CHANGES if " sliver" in change.name or " slice" in change.name or "keys" in change.name]
+
+
 @pytest.fixture(scope="module")
 def lab(settled: Snapshot, example_registry: ExampleRegistry) -> Iterator[Lab]:
-    made = Lab(settled, example_registry)
+    made = Lab(settled, example_registry, CHANGES)
     yield made
     made.close()
 
 
-@pytest.mark.parametrize("name", [change.name for change in CHANGES if change.name != REBOOT])
-def test_a_daemon_killed_once_at_each_kind_of_step_comes_back_to_what_is_asked(lab: Lab, name: str) -> None:
-    """One point of each kind, drawn at random; a reboot's own step is left to `make torture`."""
+@pytest.fixture(scope="module")
+def short_lab(settled: Snapshot, example_registry: ExampleRegistry) -> Iterator[Lab]:
+    made = Lab(settled, example_registry, SHORT)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", [change.name for change in SHORT])
+def test_a_daemon_killed_once_at_each_kind_of_step_comes_back_to_what_is_asked(short_lab: Lab, name: str) -> None:
+    """One point of each kind of step that slivers go through, drawn at random."""
     chance = random.Random(f"{new_seed()} {name}")
-    with lab.lend() as node:
+    with short_lab.lend() as node:
         change = BY_NAME[name]
         extents = node.steps[name]
-        orders = [chance.choice(extents[kind].orders(kind, chance, 2, 2)) for kind in lab.kinds(node, change)]
+        orders = [chance.choice(extents[kind].orders(kind, chance, 2, 2)) for kind in short_lab.kinds(node, change)]
         print(f"{name}: {orders}")
         node.bring_about(change, orders)
         node.go_back(change)
@@ -60,10 +71,10 @@ def test_a_daemon_killed_at_many_points_of_a_step_comes_back_to_what_is_asked_an
         node.go_back(change)
 
 
-def test_a_step_that_leaves_something_more_each_time_is_found_out(lab: Lab) -> None:
+def test_a_step_that_leaves_something_more_each_time_is_found_out(short_lab: Lab) -> None:
     """The check checked: with a `limits apply` made non-idempotent the node passes undisturbed, and fails if killed."""
     kind, change = ("limits", "apply"), BY_NAME["the slice is reset"]
-    with pytest.raises(AssertionError, match=r"\+ cgroups: \S+/again-1"), lab.lend() as node:
+    with pytest.raises(AssertionError, match=r"\+ cgroups: \S+/again-1"), short_lab.lend() as node:
         node.node.write_file(HOME + "/fault", " ".join(kind))
         usual = node.usual["started"]
         name = (node.sliver(CONCERNED) or {})["name"]
