@@ -91,7 +91,11 @@ def served(directory: str) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:
             """Nobody reads it."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=directory))
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A node that has what it wanted hangs up."""
+
+    server = Server(("127.0.0.1", 0), functools.partial(Handler, directory=directory))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://10.0.2.2:{server.server_address[1]}/"
