@@ -31,7 +31,7 @@ BROKEN = (
     ("2.1", "hangs", "S13", "sleep 100000"),
     ("2.2", "comes up without its network", "S96", "ip link set eth0 down"),
 )
-GATE_S = 60
+GATE_S = 180
 
 
 class Operator:
