@@ -28,7 +28,7 @@ class Rules:
     interval: float = USUAL_S
     jitter: float | None = None
     backs_off: bool = True
-    walk: int = 20
+    walk: int = 21
     with_index: bool = True
     started_within: float = 1.0  # s: all nodes start in this time, as after a power cut of the whole valley
     first_pause: bool = True  # whether they wait before they first read, as the client does

@@ -54,9 +54,9 @@ def test_the_same_seed_gives_the_same_load() -> None:
 @pytest.mark.slow
 def test_what_is_measured_is_what_the_simulation_takes_for_granted() -> None:
     found = fleet_measured.all_kinds(2)
-    assert found["registry, walk"]["nothing changed"].requests == 20
+    assert found["registry, walk"]["nothing changed"].requests == Rules(1).walk
     for registry in ("registry, index", "static, index"):
-        assert found[registry]["first"].requests == 20
+        assert found[registry]["first"].requests == Rules(1).walk
         assert found[registry]["nothing changed"].requests == 1
         assert found[registry]["one document changed"].requests == 2
     assert len(fleet.costs(found)) == 1 + 4 * 3

@@ -107,6 +107,7 @@ def booted(disk: str, session_dir: str) -> Snapshot:
             for old in glob.glob(os.path.join(_BUILD, "booted-*")):
                 shutil.rmtree(old)
             with VirtualNode(disk) as node:
+                node.wait_for("it has its address", lambda: "default" in node.must(["ip", "route"]), 60)
                 fresh = node.save(mine)
             # Relative, so that links to these files in another session's directory find that session's disk.
             subprocess.run(["qemu-img", "rebase", "-u", "-b", "../disk.img", "-F", "raw", fresh.disk], check=True)

@@ -88,6 +88,10 @@ class Following:
         assert found is not None
         return found
 
+    def has_its_network(self) -> bool:
+        """Whether no change of the node's own network is under way, which time that was skipped would undo."""
+        return (self.status()["node"].get("network") or {}).get("state") in ("as asked", "by hand", None)
+
     def wait_restarted(self, key: str, init_before: int) -> None:
         """Wait until the sliver runs with another init than `init_before`."""
 
@@ -125,6 +129,7 @@ def settled(booted: Snapshot, example_registry: ExampleRegistry, session_dir: st
         authorize(node, example_registry)
         testbed = Following(node, example_registry)
         testbed.wait_as_asked(BRING_UP_S)
+        node.wait_for("the node's own network is confirmed", testbed.has_its_network, BRING_UP_S)
         return node.save(os.path.join(session_dir, "settled"))
 
 

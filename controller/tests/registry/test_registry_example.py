@@ -72,8 +72,9 @@ def test_the_script_serves_by_itself_and_ends_with_ctrl_c(documents: Any, tmp_pa
     script = os.path.join(ROOT, "test", "registry", "server.py")
     command = [sys.executable, script, "--port", "0", "--testbed", documents.path, "--files", documents.files]
     with subprocess.Popen(
-        [*command, "--state", str(tmp_path / "state")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+        [*command, "--state", str(tmp_path / "state")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1]
