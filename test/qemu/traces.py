@@ -30,7 +30,7 @@ _SEEN_BY_NFT = re.compile(r"(set \S+ \{[^{}]*flags [^\n]*dynamic[^{}]*)elements 
 _SECTION = re.compile(r"^# (\w+)$", re.MULTILINE)
 # Of the node itself: how many there are at one moment means nothing. Kernel threads are left out by their parent.
 _PASSING = {"sh", "grep", "python3", "sleep", "logger", "supervise", "nft", "ip"}
-_PASSING_FILES = ("/log", "/decisions.lock", ".damaged", "/registry-waited", "/tinc.loaded")
+_PASSING_FILES = ("/log", "/decisions.lock", ".damaged", "/registry-waited", "/tinc.loaded", "/confine/overlay")
 _ID_RANGE = 0x10000
 _KTHREADD = "2"
 
