@@ -317,9 +317,18 @@ class Community:
             node.wait_for(sentence, partial(self.joined, number), timeout)
 
     def wait_as_asked(self, timeout: float = JOIN_S) -> None:
-        """Wait until all slivers of all nodes are as asked."""
+        """Wait until all slivers of all nodes are as asked, and neither they nor the nodes' own network change."""
         for number, node in self.nodes.items():
             node.wait_for(f"all slivers of node {number} are as asked", partial(self.as_asked, number), timeout)
+            node.wait_for(f"node {number} has settled", partial(self.settled, number), timeout)
+
+    def settled(self, number: int) -> bool:
+        """Whether the node's own network waits for nothing, and no step of a sliver is under way."""
+        status = self.status(number)
+        if status is None or not self.as_asked(number):
+            return False
+        network = (status["node"].get("network") or {}).get("state")
+        return network in ("as asked", "by hand", None) and not any(one["progress"] for one in status["slivers"])
 
     def errors(self, number: int) -> str:
         """What the node says is wrong with it."""
