@@ -120,6 +120,7 @@ def boot_all(recorded: tuple[cuts.World, str], make_node: MakeNode, count: int, 
     return slots
 
 
+@pytest.mark.torture
 def test_after_a_cut_the_node_starts_with_its_configuration(
     recorded: tuple[cuts.World, str], make_node: MakeNode, tmp_path: object
 ) -> None:

@@ -30,6 +30,7 @@ def upgrading(following: Following, made: bundles.Maker) -> bundles.Upgrading:
     return bundles.Upgrading(following.node, made)
 
 
+@pytest.mark.torture
 def test_a_good_bundle_is_tried_by_kexec_and_confirmed_with_slivers_and_configuration_kept(
     following: Following, upgrading: bundles.Upgrading
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_good_bundle_is_tried_by_kexec_and_confirmed_with_slivers_and_configur
     following.wait_as_asked(BRING_UP_S)
 
 
+@pytest.mark.torture
 def test_a_bundle_that_panics_is_left_for_the_confirmed_slot_and_is_known_as_failed(
     following: Following, upgrading: bundles.Upgrading
 ) -> None:
@@ -74,6 +76,7 @@ def test_a_bundle_that_panics_is_left_for_the_confirmed_slot_and_is_known_as_fai
     following.wait_as_asked(BRING_UP_S)
 
 
+@pytest.mark.torture
 def test_a_bundle_whose_controller_does_not_come_up_gives_itself_up_and_says_why(
     following: Following, upgrading: bundles.Upgrading
 ) -> None:
@@ -86,6 +89,7 @@ def test_a_bundle_whose_controller_does_not_come_up_gives_itself_up_and_says_why
     following.wait_as_asked(BRING_UP_S)
 
 
+@pytest.mark.torture
 def test_a_slot_in_which_a_bit_flipped_is_not_started(following: Following, upgrading: bundles.Upgrading) -> None:
     upgrading.install(upgrading.made.good("1.1"))
     upgrading.node.sh("printf x | dd of=/dev/vda7 bs=1 seek=5000000 conv=notrunc 2>/dev/null; sync")
@@ -181,6 +185,7 @@ def test_without_a_watchdog_in_hardware_a_good_bundle_is_confirmed_all_the_same(
     upgrading.wait_confirmed("b", TRIAL_S)
 
 
+@pytest.mark.torture
 def test_a_controller_that_hangs_has_the_watchdog_restart_the_node(node: VirtualNode) -> None:
     node.must(["uci", "set", "confine.node.watchdog=60"])
     node.must(["uci", "commit", "confine"])
