@@ -41,7 +41,10 @@ def processes_that_name(text):
 def start(work, **environment):
     command = [sys.executable, os.path.join(TOP, "test", "qemu", "run.py")]
     env = {**os.environ, "RUN_DIR": work, **environment}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )  # fmt: skip
 
 
 def test_once_shows_each_sliver_come_up_and_ends_with_status_0_and_a_second_run_goes_on(work):
