@@ -187,7 +187,7 @@ class Lan:
     """The switch. pcap: file that gets every frame as it came in, for people and their tools."""
 
     def __init__(self, pcap: str | None = None) -> None:
-        self._pcap = open(pcap, "wb") if pcap else None  # noqa: SIM115  # open as long as the switch is
+        self._pcap = open(pcap, "wb", buffering=0) if pcap else None  # noqa: SIM115  # open as long as the switch is
         if self._pcap:
             self._pcap.write(PCAP_HEAD)
         self._ports: dict[int, Port] = {}
