@@ -29,8 +29,8 @@ help: ## this list
 run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itself, exit status says how it went; UPGRADE=1: good and broken upgrades, too; NODES=2: two on a LAN, with an overlay)
 	@$(SUDO) $(PYTHON) test/qemu/run.py
 
-test: image build/stamp/browser ## all tests, virtual nodes included
-	$(TEST) -m "not torture" --durations=15
+test: image build/stamp/browser ## all tests, virtual nodes included (one that fails is run once more, and both are shown)
+	$(TEST) -m "not torture" --reruns 1 -raR --durations=15
 
 torture: image ## what takes hours: crash points, power cuts, fuzzing, load (SEED=N repeats a run, ARGS="-k crash" a part)
 	@echo "SEED=$(SEED) repeats this run"
