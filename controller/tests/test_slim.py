@@ -43,6 +43,7 @@ def test_it_leaves_out_what_does_not_run_and_nothing_else(name: str) -> None:
     assert slim.slimmed(before.encode()).decode() == after
 
 
+@pytest.mark.slow
 def test_every_source_of_the_project_is_the_same_program_afterwards(tmp_path) -> None:
     for name in ("controller/confine", "upgrade"):
         slim.copy(os.path.join(ROOT, name), str(tmp_path / name))

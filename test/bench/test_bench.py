@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from bench import run, table
 
 RUN = run.__file__
@@ -14,6 +16,7 @@ def bench(only):
     return subprocess.run(argv, env={**os.environ, "ONLY": only}, capture_output=True, text=True, timeout=50)
 
 
+@pytest.mark.slow
 def test_one_figure_alone_is_printed_with_machine_versions_and_what_is_to_be_reached():
     done = bench("package")
     assert done.returncode == 0, done.stderr

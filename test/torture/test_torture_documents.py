@@ -270,6 +270,7 @@ def mixed_up(node: Node, dice: random.Random) -> None:
 KINDS = {"garbage": garbage_somewhere, "anything": anything_anywhere, "mixed up": mixed_up}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_bad_documents_harm_nothing_that_runs_and_are_named(nodes: "list[Node]", kind: str) -> None:
     tried(nodes, kind, SHARE)

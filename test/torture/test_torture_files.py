@@ -112,6 +112,7 @@ def sliver_holds(paths: Paths, path: str, bad: bytes) -> None:
     assert found == good
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SLIVER_FILES)
 def test_a_document_of_a_sliver_damaged_at_any_place_is_named_set_aside_and_written_anew(
@@ -130,6 +131,7 @@ FILES: "dict[str, Callable[[Paths, str, bytes], None]]" = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_journal_file_damaged_at_any_place_is_named_set_aside_and_built_anew(paths: Paths, name: str) -> None:

@@ -11,7 +11,7 @@ import wall_attempts
 HERE = os.path.dirname(os.path.abspath(__file__))
 CONTROLLER = os.path.dirname(os.path.dirname(HERE))
 LACKING = ("Operation not supported", "No such file or directory", "Protocol not supported", "Operation not permitted")
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

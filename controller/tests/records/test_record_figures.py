@@ -69,6 +69,7 @@ def test_the_finest_rows_that_reach_back_far_enough_are_given(paths):
     assert figures.read(NAME, step=7) == []
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_all_but_the_last_seconds_with_48_writes_a_day(paths, monkeypatch):
     clock = Clock()
     written = []

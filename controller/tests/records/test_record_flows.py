@@ -193,6 +193,7 @@ def test_what_was_written_is_read_by_another_process_also_after_it_was_sorted(tm
     assert kept(again)[OTHER] == {first + n for first in range(0, 60000, 1000) for n in range(10)}
 
 
+@pytest.mark.slow
 def test_a_sliver_that_fills_the_record_pushes_out_its_own_and_the_bound_holds(tmp_path):
     clock = Clock()
     store = FlowStore(str(tmp_path), MIB, 90)

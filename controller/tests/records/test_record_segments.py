@@ -71,6 +71,7 @@ def damaged(tmp_path, change, set_aside=False):
     return series(tmp_path), len(data)
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_anywhere_costs_one_record_and_is_named(tmp_path):
     size = len(b"".join(map(frames.pack, DAMAGED)))
     for bit in range(size * 8):
@@ -146,6 +147,7 @@ class CutOs:
         return cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("set_aside", [False, True])
 @pytest.mark.parametrize("when", ["before", "within", "after"])
 def test_whatever_call_the_power_is_cut_at_nothing_durable_is_lost(tmp_path, monkeypatch, when, set_aside):

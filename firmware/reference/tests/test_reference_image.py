@@ -55,6 +55,7 @@ def is_program(path: Path) -> bool:
         return file.read(4) == b"\x7fELF"
 
 
+@pytest.mark.slow
 def test_the_same_packages_and_sources_give_the_same_bytes(image: Path, tmp_path: Path) -> None:
     first = build.write_image(image / "base", tmp_path / "first", "the same")
     second = build.write_image(image / "base", tmp_path / "second", "the same")
@@ -63,6 +64,7 @@ def test_the_same_packages_and_sources_give_the_same_bytes(image: Path, tmp_path
         assert sha256_of(tmp_path / "first" / name) == sha256_of(tmp_path / "second" / name)
 
 
+@pytest.mark.slow
 def test_the_same_packages_give_the_same_byte_code(image: Path, tmp_path: Path) -> None:
     module = "usr/lib/python3.13/__pycache__/argparse.cpython-313.pyc"
     before = (image / "base" / module).read_bytes()
