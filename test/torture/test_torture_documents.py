@@ -88,8 +88,7 @@ def listed(state: "dict[str, Any]", sliver: Any) -> Any:
     """What the node's document says of the node as a whole, and of `sliver`."""
     node = state["node"]
     refs = [ref for ref in node["slivers"] if ref["uri"] == sliver.uri or ref["id"] == sliver.key]
-    gone = [uri for uri in (sliver.uri, *(ref["uri"] for ref in refs)) if uri in state["gone"]]
-    return node["set_state"], node["id"], bool(refs), gone
+    return node["set_state"], node["id"], bool(refs)
 
 
 def asked_of(state: "dict[str, Any]", sliver: Any) -> Any:
@@ -100,7 +99,8 @@ def asked_of(state: "dict[str, Any]", sliver: Any) -> Any:
         return None
     slice_ = docs.get(own["slice"]["uri"])
     if own["slice"]["uri"] in state["gone"]:
-        return "slice gone"
+        unread = any(problem["member"] == "" for problem in state["problems"].get(sliver.uri, []))
+        return None if unread else "slice gone"
     if slice_ is None or slice_["id"] != sliver.slice_id or "sliver_defaults" not in slice_:
         return None
     return (
@@ -242,7 +242,7 @@ def anything_anywhere(node: Node, dice: random.Random) -> None:
     if state is not None:
         hold_together(node, state, set(news))
         node.untouched()
-        if list(news.values()) == [corpus.GONE] and kind_of(seed, next(iter(news))) not in ("sliver", "slice"):
+        if list(news.values()) == [corpus.GONE] and kind_of(seed, next(iter(news))) != "slice":
             for member in ("base", "node", "docs"):
                 assert state[member] == seed.state[member]
 
@@ -267,7 +267,25 @@ def mixed_up(node: Node, dice: random.Random) -> None:
     node.untouched()
 
 
-KINDS = {"garbage": garbage_somewhere, "anything": anything_anywhere, "mixed up": mixed_up}
+def denied(node: Node, dice: random.Random) -> None:
+    """Slivers are listed and their own documents are not there, nor, now and then, their slices: all that runs stays,
+    and it is said."""
+    seed = node.seed
+    slivers = [uri for uri in seed.uris if kind_of(seed, uri) == "sliver"]
+    news: dict[str, Any] = {uri: corpus.GONE for uri in dice.sample(slivers, dice.randint(1, len(slivers)))}
+    if dice.randrange(2):
+        news.update({seed.state["docs"][uri]["slice"]["uri"]: corpus.GONE for uri in list(news)})
+    state = read(node, news)
+    assert state is not None
+    asked, made = hold_together(node, state, set(news))
+    assert [target.name for target in asked.slivers] == [target.name for target in node.good.slivers]
+    for sliver in asked.slivers:
+        assert not taken_down(made, sliver), (sliver.name, made.sliver_steps[sliver.name])
+        assert sliver.uri not in news or sliver.problems
+    node.untouched()
+
+
+KINDS = {"denied": denied, "garbage": garbage_somewhere, "anything": anything_anywhere, "mixed up": mixed_up}
 
 
 @pytest.mark.slow

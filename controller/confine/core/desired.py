@@ -3,7 +3,7 @@
 A document that could not be read this time takes part as its last good version (`state["docs"]`). A sliver is in
 the result as long as the registry lists it for this node: if its documents are not known well enough it stands
 there `blocked`, so that what runs is never lost to a bad answer. It is left out, and so removed from the node, only
-when the registry says so: not listed, gone, or its slice gone or past its last day.
+when the registry says so: not listed, or its slice gone or past its last day.
 """
 
 from confine.core import keys, overlay_documents
@@ -157,11 +157,8 @@ def _listed(doc: "dict[str, Any]", node: "NodeTarget", documents: "Documents") -
             message = shown(entry) + " has the URI of sliver " + str(own[0]) + "@" + str(own[1]) + ": none is removed."
             node.problems.append(Problem(member, message))
         if ids is None or absolute is None:
-            if not documents.is_gone(absolute):
-                all_known = False
-                node.problems.append(
-                    Problem(member, shown(entry) + " does not say which sliver it is: none is removed.")
-                )
+            all_known = False
+            node.problems.append(Problem(member, shown(entry) + " does not say which sliver it is: none is removed."))
         elif ids[1] != node.id:
             node.problems.append(Problem(member, "Sliver " + str(ids[0]) + "@" + str(ids[1]) + " is of another node."))
         elif ids[0] not in found:

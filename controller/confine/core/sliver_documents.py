@@ -60,10 +60,13 @@ def is_unknown(sliver: SliverTarget) -> bool:
 def build_sliver(
     asked: Asked, node: "NodeTarget", documents: "Documents", settings: "Settings", today: object
 ) -> "SliverTarget | None":
-    """The target of one listed sliver; None if it is to be removed: gone, or its slice gone or expired."""
-    if documents.is_gone(asked.uri) and not asked.rivals:
-        return None
+    """The target of one listed sliver; None if it is to be removed: its slice is gone or expired.
+
+    That the slice is gone counts only beside a document of the sliver that was read this time: a registry that has lost
+    both, and lists the sliver all the same, is in disorder.
+    """
     problems = documents.problems(asked.uri)
+    unread = any(problem.member == "" for problem in problems)
     if asked.rivals:
         uris = ", ".join([asked.uri] + asked.rivals)  # noqa: RUF005  # MicroPython cannot unpack into a list
         problems.append(Problem("/id", "Several slivers have the id " + asked.key + ": " + uris + "; none is used."))
@@ -73,7 +76,7 @@ def build_sliver(
         problems.append(Problem("", "The sliver's document " + asked.uri + " could not be read."))
         return unknown(asked, settings, problems)
     slice_uri, _ = reference(sliver, "slice", asked.uri)
-    if documents.is_gone(slice_uri):
+    if documents.is_gone(slice_uri) and not unread:
         return None
     problems.extend(documents.problems(slice_uri, "slice"))
     slice_ = documents.find(slice_uri)

@@ -3,10 +3,11 @@
 The way: base -> node -> its group, slivers, islands -> the slivers' slices and templates -> the slices' groups and
 templates -> the groups' users; and the lists of servers and hosts (registry API: follow URIs and Link rels).
 
-A document that cannot be had or used this time keeps its last good version, with a problem. Nothing is taken for
-gone but a sliver or slice of which a registry in good health (base and node were read in this round) says
-itself, by a 404 with {"detail"}, that it is not there; and a sliver that the node's list, validly read, has no
-longer.
+A document that cannot be had or used this time keeps its last good version, with a problem. A sliver is gone when the
+node's list, validly read, has it no longer, and not when its own document answers 404: a registry takes a sliver, and
+those of a slice that ends, from the node's list in the same moment (recorded answers 05, 12a and 12b), so that one
+which lists what it denies is between two answers or in disorder. A slice is gone if a registry in good health (base
+and node were read in this round) says so itself, by a 404 with {"detail"}.
 """
 
 import threading
@@ -36,7 +37,6 @@ LISTS = {"server-list": "server", "host-list": "host"}
 # Where the documents of a kind are if no Link says otherwise.
 PLACES = {"node": "nodes/", "sliver": "slivers/", "slice": "slices/", "template": "templates/", "group": "groups/",
           "user": "users/", "island": "islands/", "server": "servers/", "host": "hosts/"}  # fmt: skip
-CAN_BE_GONE = ("sliver", "slice")
 
 
 class Walk:
@@ -193,7 +193,7 @@ class Walk:
         except Unreachable:
             self._unreachable += 1
             raise
-        if answer.gone and not (self.healthy and kind in CAN_BE_GONE):
+        if answer.gone and not (self.healthy and kind == "slice"):
             raise RegistryError("the registry says that it is not there (status 404)")
         return answer
 

@@ -255,12 +255,31 @@ def test_a_listed_sliver_whose_document_is_missing_is_kept_as_it_is() -> None:
     assert is_unknown(only_sliver(state)) and built(state).complete
 
 
-def test_what_the_registry_says_is_gone_is_left_out() -> None:
-    for uri in (BASE + "slivers/9/", BASE + "slices/5/"):
-        state = example()
-        state["gone"] = [uri]
-        found = built(state)
-        assert found.slivers == [] and found.complete, uri
+def test_a_sliver_of_a_slice_that_the_registry_says_is_gone_is_left_out() -> None:
+    state = example()
+    state["gone"] = [BASE + "slices/5/"]
+    del state["docs"][BASE + "slices/5/"]
+    found = built(state)
+    assert found.slivers == [] and found.complete
+
+
+def test_a_listed_sliver_that_could_not_be_read_stays_also_if_the_registry_denies_its_slice() -> None:
+    state = example()
+    state["gone"] = [BASE + "slices/5/"]
+    del state["docs"][BASE + "slices/5/"]
+    state["problems"] = {BASE + "slivers/9/": [{"member": "", "message": "status 404"}]}
+    sliver = only_sliver(state)
+    assert is_unknown(sliver) and "status 404" in messages(sliver.problems)
+
+
+def test_an_entry_without_an_id_whose_document_is_denied_leaves_it_open_which_slivers_are_listed() -> None:
+    state = example()
+    state["gone"] = [BASE + "slivers/9/"]
+    del state["docs"][BASE + "slivers/9/"]
+    state["node"]["slivers"] = [{"uri": BASE + "slivers/9/"}]
+    found = built(state)
+    assert found.node is not None and not found.complete
+    assert "does not say which sliver it is" in messages(found.node.problems)
 
 
 def test_a_slice_past_its_last_day_is_left_out_by_confirmed_time_only() -> None:

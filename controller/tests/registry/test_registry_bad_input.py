@@ -169,10 +169,10 @@ def test_what_a_short_round_did_not_come_to_is_kept_with_what_was_gone_before(
     node: Any, server: FaultyServer, documents: Any
 ) -> None:
     node.round()
-    server.faults = {"/api/slivers/1/": faults.reply(404, "application/json", b'{"detail": "Not found"}')}
+    server.faults = {"/api/slices/1/": faults.reply(404, "application/json", b'{"detail": "Not found"}')}
     before, _ = node.round()
-    assert before["gone"] == [server.base + "slivers/1/"]
-    server.faults = {"/api/sliv*": faults.silent}
+    assert before["gone"] == [server.base + "slices/1/"]
+    server.faults = {"/api/slic*": faults.silent}
     state, _ = node.round(seconds=0.5)
     assert state["gone"] == before["gone"]
     assert state["docs"] == before["docs"]

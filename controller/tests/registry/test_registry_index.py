@@ -140,22 +140,22 @@ def test_a_document_that_is_unusable_stays_named(node: Any, server: FaultyServer
         assert "instance_sn" in node.state["problems"][server.base + "slivers/1/"][0]["message"]
 
 
-def test_a_sliver_that_is_gone_is_gone_by_its_own_404_only(node: Any, server: FaultyServer) -> None:
+def test_a_slice_that_is_gone_is_gone_by_its_own_404_only(node: Any, server: FaultyServer) -> None:
     followed_node(node, server)
     truth = served(server)
     entries = [
-        {**entry, "revision": None} if entry["uri"].endswith("/slivers/1/") else entry for entry in truth["documents"]
+        {**entry, "revision": None} if entry["uri"].endswith("/slices/1/") else entry for entry in truth["documents"]
     ]
     lies(server, {**truth, "documents": entries})
     node.round()
-    assert server.base + "slivers/1/" in node.state["docs"]
+    assert server.base + "slices/1/" in node.state["docs"]
     assert node.state["gone"] == []
-    server.faults["/api/slivers/1/"] = faults.reply(
-        404, 'application/json; profile="http://confine-project.eu/schema/registry/v1/sliver"', NOT_FOUND
+    server.faults["/api/slices/1/"] = faults.reply(
+        404, 'application/json; profile="http://confine-project.eu/schema/registry/v1/slice"', NOT_FOUND
     )
     for _ in range(3):
         node.round()
-        assert node.state["gone"] == [server.base + "slivers/1/"]
+        assert node.state["gone"] == [server.base + "slices/1/"]
     assert asked(node, server) == [INDEX]
 
 

@@ -55,19 +55,31 @@ def test_a_sliver_that_left_the_nodes_list_leaves_the_state_with_its_slice(
     assert [ref["id"] for ref in state["node"]["slivers"]] == ["1@1", "3@1", "4@1"]
 
 
-@pytest.mark.parametrize("name", ["slivers/1", "slices/1"])
-def test_a_sliver_or_slice_that_the_registry_denies_is_gone_until_it_is_back(
-    name: str, node: Any, server: FaultyServer
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_sliver_that_the_registry_lists_and_denies_keeps_its_last_good_version(
+    status: int, node: Any, server: FaultyServer
 ) -> None:
+    good, _ = node.round()
+    uri = server.base + "slivers/1/"
+    server.faults = {"/api/slivers/1/": faults.reply(status, "application/json", NOT_FOUND)}
+    for _ in range(2):
+        state, _ = node.round()
+        assert (state["docs"], state["gone"]) == (good["docs"], [])
+        assert "status " + str(status) in state["problems"][uri][0]["message"]
+    server.faults = {}
+    assert node.round()[0]["problems"] == {}
+
+
+def test_a_slice_that_the_registry_denies_is_gone_until_it_is_back(node: Any, server: FaultyServer) -> None:
     node.round()
-    uri = server.base + name + "/"
-    server.faults = {"/api/" + name + "/": gone(name.split("/")[0][:-1])}
+    uri = server.base + "slices/1/"
+    server.faults = {"/api/slices/1/": gone("slice")}
     state, changed = node.round()
     assert changed
     assert state["gone"] == [uri]
     assert uri not in state["docs"]
     assert state["problems"] == {}
-    server.faults = {"/api/" + name + "/": faults.html(500)}
+    server.faults = {"/api/slices/1/": faults.html(500)}
     state, _ = node.round()
     assert state["gone"] == [uri]
     assert "status 500" in state["problems"][uri][0]["message"]
