@@ -189,7 +189,7 @@ class Controller:
         """What `confine stop` needs to be quick, and to keep its decision on a full disk."""
         try:
             self._book.prepare()
-            stop.prepare(self._paths, self._journal.bookings())
+            stop.prepare(self._paths, self._journal.bookings)
         except OSError as error:
             self._log.warn("node", "stopping at once is not prepared, it may take longer: {}".format(error))
 

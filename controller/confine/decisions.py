@@ -9,6 +9,7 @@ A record that is there and cannot be read means: everything stays stopped until 
 lost to a fault.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -63,7 +64,19 @@ class DecisionBook:
         return self.now().of(name)
 
     def prepare(self) -> None:
-        """Make the file in its full size, so that later decisions need no room. OSError if it cannot be.
+        """Make the file in its full size, so that later decisions need no room. OSError if it cannot be."""
+        if os.path.exists(self._files()[0]):
+            return
+        lock = self._lock()
+        if lock is None:
+            raise BlockingIOError(errno.EAGAIN, "somebody else is writing the record of decisions")
+        try:
+            self._make()
+        finally:
+            os.close(lock)
+
+    def _make(self) -> None:
+        """With the lock held: else a decision made meanwhile would be written over.
 
         Both copies say that nothing is decided: zeros are what a disk gives for blocks it lost, and no record.
         """
@@ -128,7 +141,7 @@ class DecisionBook:
         """True if the decisions are durable; False if they are in memory only."""
         content = _record(decisions, number)
         try:
-            self.prepare()
+            self._make()
             _write_copies(self._files()[0], content)
             return True
         except OSError as error:

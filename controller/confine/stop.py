@@ -7,6 +7,7 @@ program `confine` does the first two before Python has started, from the files t
 """
 
 import os
+import threading
 
 from confine import decisions, durable
 from confine.control import ask
@@ -29,6 +30,7 @@ FAST = "stop"  # below Paths.run: for each sliver what the program `confine` nee
 DATA = "data"  # below Paths.run: link to where the data is
 TELL_S = 2.0
 NOTE_S = 3.0
+_preparing = threading.Lock()
 VOLATILE = "the disk does not take it, so that it ends when the node restarts: make room there and repeat the command"
 
 
@@ -227,9 +229,18 @@ def known_paths(run: str) -> Paths:
     return paths
 
 
-def prepare(paths: Paths, bookings: "dict[str, Booking]") -> None:
+def prepare(paths: Paths, bookings: "Callable[[], dict[str, Booking]]") -> None:
     """Keep for each booked sliver a file "NUMBER NAME" under each of its names, where `confine stop` finds it at once.
-    Writes nothing where nothing changed. OSError if it cannot."""
+    Writes nothing where nothing changed. OSError if it cannot.
+
+    Slivers are booked side by side: one at a time looks what is booked and sees to the files, so that nobody takes away
+    what was booked meanwhile.
+    """
+    with _preparing:
+        _prepare(paths, bookings())
+
+
+def _prepare(paths: Paths, bookings: "dict[str, Booking]") -> None:
     directory = os.path.join(paths.run, FAST)
     wanted = {}
     for name, booking in bookings.items():

@@ -25,7 +25,7 @@ def node(tmp_path, monkeypatch):
         for file, text in (("cgroup.freeze", "0"), ("cgroup.events", "populated 1\nfrozen 0"), ("cgroup.kill", "")):
             with open(os.path.join(path, file), "w") as handle:
                 handle.write(text)
-    stop.prepare(paths, {NAME: Booking("5@1", NAME, 7, 64, 64)})
+    stop.prepare(paths, lambda: {NAME: Booking("5@1", NAME, 7, 64, 64)})
     monkeypatch.setattr(cli_slivers.stop, "known_paths", lambda run: paths)
     monkeypatch.setattr(cli, "RUN", paths.run)
     return paths

@@ -186,3 +186,18 @@ def test_what_people_write_is_one_line_and_bounded():
     assert "\n" not in made.why and "\x1b" not in made.why and len(made.why) == 200
     assert made.who == "a b"
     assert made.when.endswith("Z")
+
+
+def test_to_prepare_never_writes_over_a_decision_that_is_just_being_made(paths, monkeypatch):
+    """The daemon prepares while the command line decides: it waits for the other, and then finds the record there."""
+    monkeypatch.setattr(decisions, "LOCK_S", 0.1)
+    daemon, person = DecisionBook(paths), DecisionBook(paths)
+
+    def stop(found):
+        with pytest.raises(BlockingIOError):
+            daemon.prepare()
+        return found.stop(NAME, Mark("ann", "now", "attack"))
+
+    person.change(stop)
+    daemon.prepare()
+    assert daemon.of(NAME).stop.why == "attack"

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -36,7 +37,7 @@ def node(tmp_path):
         for file in ("cgroup.freeze", "cgroup.kill"):
             with open(os.path.join(path, file), "w") as handle:
                 handle.write("0")
-    stop.prepare(paths, bookings())
+    stop.prepare(paths, bookings)
     return stop.Node(paths)
 
 
@@ -145,11 +146,36 @@ def test_numbers_are_known_without_a_daemon_from_its_files_or_the_journal(node):
 def test_nothing_is_written_where_nothing_changed_and_what_is_gone_goes(node):
     directory = os.path.join(node.paths.run, stop.FAST)
     before = {name: os.stat(os.path.join(directory, name)).st_ino for name in os.listdir(directory)}
-    stop.prepare(node.paths, bookings())
+    stop.prepare(node.paths, bookings)
     assert {name: os.stat(os.path.join(directory, name)).st_ino for name in os.listdir(directory)} == before
     assert sorted(before) == sorted([NAME, OTHER, "5", "5@1", "10", "10@1"])
-    stop.prepare(node.paths, {})
+    stop.prepare(node.paths, dict)
     assert os.listdir(directory) == []
+
+
+def test_slivers_that_are_booked_side_by_side_are_all_prepared(node):
+    """Each thread books one and prepares, as the crew's do: whoever is last leaves what is booked, and none fails."""
+    booked, failed = {}, []
+    ready = threading.Barrier(8)
+
+    def book(number):
+        name = f"{number:012x}_0001"
+        ready.wait()
+        for _ in range(20):
+            booked[name] = Booking(f"{number}@1", name, number, 64, 64)
+            try:
+                stop.prepare(node.paths, lambda: dict(booked))
+            except OSError as error:
+                failed.append(str(error))
+
+    threads = [threading.Thread(target=book, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    there = set(os.listdir(os.path.join(node.paths.run, stop.FAST)))
+    assert (failed, there) == ([], {text for number in range(1, 9)
+                                    for text in (f"{number:012x}_0001", f"{number}@1", str(number))})  # fmt: skip
 
 
 def test_the_data_directory_is_known_to_the_command_line(node):
