@@ -11,6 +11,7 @@ give. Signals: HUP reloads, TERM ends it and leaves the devices as they are. How
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
@@ -283,12 +284,25 @@ class Standin:
 
     def look(self) -> None:
         """After devices came, went or changed."""
-        for message in self._events.get():
+        for message in self._news():
             if message["event"] in ("RTM_NEWLINK", "RTM_DELLINK"):
                 self._device_changed(
                     message["event"] == "RTM_DELLINK", message.get_attr("IFLA_IFNAME"), message["flags"]
                 )
         self._tell()
+
+    def _news(self) -> Any:
+        """What the kernel tells of devices. Where it told more than was listened to, all that are there, and what is
+        not there any more is gone."""
+        try:
+            return self._events.get()
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        for name in {interface.device for interface in self._interfaces.values()}:
+            if not self._index(name):
+                self._device_changed(True, name, 0)
+        return self._ip.get_links()
 
     def _device_changed(self, gone: bool, name: str, flags: int) -> None:
         for interface in self._interfaces.values():
