@@ -272,7 +272,7 @@ def denied(node: Node, dice: random.Random) -> None:
     and it is said."""
     seed = node.seed
     slivers = [uri for uri in seed.uris if kind_of(seed, uri) == "sliver"]
-    news: dict[str, Any] = {uri: corpus.GONE for uri in dice.sample(slivers, dice.randint(1, len(slivers)))}
+    news: dict[str, Any] = dict.fromkeys(dice.sample(slivers, dice.randint(1, len(slivers))), corpus.GONE)
     if dice.randrange(2):
         news.update({seed.state["docs"][uri]["slice"]["uri"]: corpus.GONE for uri in list(news)})
     state = read(node, news)
