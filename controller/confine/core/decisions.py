@@ -9,7 +9,8 @@ A mark is {"who", "when", "why"}; that of a stop has "kill", that of a state "ta
 """
 
 from confine.core.addressing import hostname, parse_hostname
-from confine.core.model import DEPLOY, REGISTER, TARGETS, Record
+from confine.core.model import DEPLOY, REGISTER, TARGETS
+from confine.core.record import Record
 from confine.core.text import is_decimal, shown
 
 TYPE_CHECKING = False

@@ -10,7 +10,7 @@ inet: where what the node routes, or takes for itself, may go.
 
 from confine.core import addressing
 from confine.core.firewall_rules import BRIDGE_TABLE, INET_TABLE, MANAGEMENT_RULES
-from confine.core.model import Record
+from confine.core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

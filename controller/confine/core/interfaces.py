@@ -11,7 +11,8 @@ on the node's side, where the sliver can neither take its tag off nor put anothe
 """
 
 from confine.core import addressing
-from confine.core.model import Booking, Problem, Record
+from confine.core.model import Booking, Problem
+from confine.core.record import Record
 from confine.core.text import shown
 
 TYPE_CHECKING = False

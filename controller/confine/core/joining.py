@@ -7,7 +7,7 @@ paste. It holds no secret: what it names is public, and the pin only says which 
 import binascii
 import json
 
-from confine.core.settings import parse_ipv6_prefix, parse_node_id, parse_uri
+from confine.core.option_values import parse_ipv6_prefix, parse_node_id, parse_uri
 from confine.core.text import HEX_DIGITS, only, shown
 
 TYPE_CHECKING = False

@@ -10,7 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from confine.core.model import Booking, Observed, Record, SliverObserved
+    from confine.core.model import Booking, Observed, SliverObserved
+    from confine.core.record import Record
 
 # What is there after a step: {(driver, verb): ((member of Works, value), ...)}.
 EFFECTS = {

@@ -1,10 +1,10 @@
 """The records that pass between the parts of the controller.
 
 Data flows one way: documents -> `Desired` -> `Step` list -> drivers -> `Observed`, and round again.
-Every record is plain data: no behaviour beyond comparing and printing itself. MicroPython has no
-dataclasses, hence the written-out constructors; `FIELDS` names the members that count for equality and
-for `as_doc()`.
+Every record is plain data: no behaviour beyond comparing and printing itself (record.py).
 """
+
+from confine.core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,41 +36,6 @@ PRODUCTION = "production"
 NODE_STATES = (DEBUG, FAILURE, SAFE, PRODUCTION)
 
 MIB = 1024 * 1024
-
-
-def plain(value: "Any") -> "Any":
-    """`value` as what JSON can hold: records become dicts, tuples lists, all the way down."""
-    if isinstance(value, Record):
-        return value.as_doc()
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return value
-
-
-class Record:
-    """Base of all records: equality, printing and `as_doc()` over `FIELDS`."""
-
-    FIELDS: "tuple[str, ...]" = ()
-
-    def as_doc(self) -> "dict[str, Any]":
-        """The record as a JSON-ready dict with the members of `FIELDS`."""
-        return {field: plain(getattr(self, field)) for field in self.FIELDS}
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
-            return False
-        return all(getattr(self, field) == getattr(other, field) for field in self.FIELDS)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = None  # type: ignore[assignment]  # records compare by value and are mutable
-
-    def __repr__(self) -> str:
-        inner = ", ".join(field + "=" + repr(getattr(self, field)) for field in self.FIELDS)
-        return type(self).__name__ + "(" + inner + ")"
 
 
 class Problem(Record):

@@ -16,8 +16,9 @@ any interface on it is made anew (docs/developer/network.md).
 """
 
 from confine.core import addressing, network_zones
-from confine.core.model import Problem, Record
+from confine.core.model import Problem
 from confine.core.network_zones import OVERLAY, PREFIX
+from confine.core.record import Record
 from confine.core.text import is_decimal, only, shown
 
 TYPE_CHECKING = False

@@ -11,8 +11,9 @@ start of the node, before its network comes up, an unconfirmed change is undone 
 """
 
 from confine.core import network
-from confine.core.model import Problem, Record, Step
+from confine.core.model import Problem, Step
 from confine.core.network_zones import PREFIX
+from confine.core.record import Record
 from confine.core.steps import NETWORK
 
 TYPE_CHECKING = False

@@ -19,8 +19,9 @@ import hashlib
 from confine.core import addressing, rsa
 from confine.core import overlay_change as changes
 from confine.core import overlay_files as files
-from confine.core.model import Problem, Record, Step
+from confine.core.model import Problem, Step
 from confine.core.overlay_documents import BACKEND_TINC, is_name
+from confine.core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ back, and the same change is not tried again for RETRY_S. What follows from the 
 testbed's prefix) is its owner's word and not undone.
 """
 
-from confine.core.model import Record
+from confine.core.record import Record
 from confine.core.text import only
 
 TYPE_CHECKING = False

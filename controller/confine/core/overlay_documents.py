@@ -5,8 +5,9 @@ hosts take part as well, so that one may connect to the node.
 """
 
 from confine.core import addressing, rsa
-from confine.core.model import Problem, Record
+from confine.core.model import Problem
 from confine.core.reading import Documents, entries, mapping, reference, text, texts, whole
+from confine.core.record import Record
 from confine.core.text import HEX_DIGITS, only, shown
 
 TYPE_CHECKING = False

@@ -4,8 +4,9 @@ from confine.core import network_change, overlay, states
 from confine.core.addressing import parse_hostname
 from confine.core.booking import Ledger
 from confine.core.decisions import Decisions
-from confine.core.model import DEPLOY, REGISTER, Problem, Record, SliverObserved, Step
+from confine.core.model import DEPLOY, REGISTER, Problem, SliverObserved, Step
 from confine.core.reading import mapping, text
+from confine.core.record import Record
 from confine.core.sliver_plan import Case, Round, plan_sliver
 from confine.core.steps import NETWORK, NODE
 from confine.core.text import shown

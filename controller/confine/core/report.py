@@ -6,8 +6,9 @@ points into the object's own document.
 
 from confine.core import addressing, interfaces, overlay, resources, rsa, states, wiring
 from confine.core.addressing import PRIVATE_IPV4_BITS, PRIVATE_IPV6_BITS
-from confine.core.model import REGISTER, SliverObserved, plain
+from confine.core.model import REGISTER, SliverObserved
 from confine.core.reading import mapping
+from confine.core.record import plain
 from confine.core.sliver_documents import is_unknown
 
 TYPE_CHECKING = False

@@ -9,9 +9,9 @@ from confine.core.booking import of_allocation
 from confine.core.ladder import Works, as_allocated, with_changes
 from confine.core.model import Problem, SliverObserved
 from confine.core.reading import text, whole
+from confine.core.redo import DEPLOYED, REGISTERED, STARTED, Redo, redo_of
 from confine.core.sliver_documents import is_unknown
 from confine.core.steps import DOWN
-from confine.core.uris import item
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from confine.core.model import Booking, Desired, Failure, Observed, SliverTarget, Step
     from confine.core.settings import Settings
     from confine.core.states import NodeView
-
-REGISTERED, ALLOCATED, DEPLOYED, STARTED = range(4)
 
 
 class Round:
@@ -49,16 +47,6 @@ class Round:
         self.ledger = ledger
         self.decisions = decisions
         self.total = resources.lent(observed, settings)
-
-
-class Redo:
-    """What is there must go down to `level`, registered or allocated, first. fresh: for a new instance, so that past
-    failures do not count."""
-
-    def __init__(self, level: int, why: str, fresh: bool) -> None:
-        self.level = level
-        self.why = why
-        self.fresh = fresh
 
 
 class Outcome:
@@ -130,7 +118,7 @@ def plan_sliver(case: Case) -> Outcome:
         return _stopped(case, works, working)
     if case.damaged is not None and case.want != REGISTERED:
         return _damaged(case, works, case.damaged)
-    redo = None if case.want == REGISTERED else _redo(case)
+    redo = None if case.want == REGISTERED else redo_of(case)
     if not case.round.view.frozen:
         _go(case, works, redo, working)
     rest = _at_rest(case, redo) and not case.ports_differ(working, works.booking)
@@ -201,7 +189,7 @@ def _working(case: Case) -> "SliverTarget | None":
     if case.sliver is None:
         return None
     sliver = with_changes(case.sliver, target=case.target)
-    redo = None if sliver.blocked else _redo(case)
+    redo = None if sliver.blocked else redo_of(case)
     if case.found.allocation is None or (redo is not None and redo.level == REGISTERED):
         return sliver
     return as_allocated(sliver, case.found.allocation)
@@ -380,56 +368,3 @@ def _rebook(case: Case, works: Works) -> None:
     if held != case.booking:
         works.booking = held
         works.add("journal", "book", why)
-
-
-def _redo(case: Case) -> "Redo | None":
-    """What is there and must not stay, if the sliver is to go up or stay up."""
-    sliver = case.sliver
-    if sliver is None or is_unknown(sliver):
-        return None
-    redo = _allocate_anew(case, sliver) or _deploy_anew(case.found, sliver)
-    return redo or _return_to_template(case.found, sliver)
-
-
-def _return_to_template(found: "SliverObserved", sliver: "SliverTarget") -> "Redo | None":
-    """Once for each reset: what is deployed says how many it has seen, so that none is lost or done twice."""
-    if found.deployment is None or (whole(found.deployment, "reset") or 0) == sliver.reset:
-        return None
-    return Redo(ALLOCATED, "The node's owner had the sliver returned to its template.", True)
-
-
-def _allocate_anew(case: Case, sliver: "SliverTarget") -> "Redo | None":
-    found = case.found
-    allocation = found.allocation
-    if allocation is None:
-        if found.running or found.limited or found.mounted or found.formatted or found.deployment is not None:
-            return Redo(REGISTERED, "There are remains of the sliver without a complete allocation.", False)
-        return None
-    if case.found.damaged and not allocation:
-        return Redo(REGISTERED, case.found.damaged[0] + " Nothing says what was set aside: it is allocated anew.", True)
-    if case.name in case.round.ledger.clashing:
-        return Redo(REGISTERED, "The sliver's number is held by another sliver.", True)
-    uri, serial = text(allocation, "uri"), whole(allocation, "sliver_instance_sn")
-    if uri is None or item(uri) != item(sliver.uri):
-        return Redo(REGISTERED, "The sliver was deleted and made again: it is allocated anew.", True)
-    if serial != sliver.sliver_instance_sn:
-        change = "instance_sn of the sliver is " + str(sliver.sliver_instance_sn) + ", allocated was " + str(serial)
-        return Redo(REGISTERED, change + ": it is allocated anew.", True)
-    if of_allocation(case.name, allocation) is None:
-        return Redo(REGISTERED, "The sliver's allocation does not say what was set aside.", True)
-    return None
-
-
-def _deploy_anew(found: "SliverObserved", sliver: "SliverTarget") -> "Redo | None":
-    deployment = found.deployment
-    if deployment is None:
-        if found.running or found.limited or found.mounted or found.formatted:
-            return Redo(ALLOCATED, "An earlier deployment was not finished.", False)
-        return None
-    serial = whole(deployment, "slice_instance_sn")
-    if serial != sliver.slice_instance_sn:
-        change = "instance_sn of the slice is " + str(sliver.slice_instance_sn) + ", deployed was " + str(serial)
-        return Redo(ALLOCATED, change + ": the sliver is deployed anew.", True)
-    if whole(deployment, "sliver_instance_sn") != sliver.sliver_instance_sn:
-        return Redo(ALLOCATED, "The deployment is of an earlier allocation.", True)
-    return None

@@ -9,7 +9,7 @@ import hashlib
 
 from confine.core import addressing
 from confine.core.interfaces import PRIVATE, SliverInterface, local_bridge
-from confine.core.model import Record, plain
+from confine.core.record import Record, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 def addresses() -> "list[tuple[str, str]]":
     """(device, "address/bits") of all there are, link-local ones apart."""
     found = []
-    for body in _dump(RTM_GETADDR, RTM_NEWADDR, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
+    for body in dump(RTM_GETADDR, RTM_NEWADDR, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
         family, bits, _, scope, index = struct.unpack_from("=BBBBI", body)
-        attributes = _attributes(body, 8)
-        packed = attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS)
+        told = attributes(body, 8)
+        packed = told.get(IFA_LOCAL) or told.get(IFA_ADDRESS)
         if packed and scope != 253 and family in (socket.AF_INET, socket.AF_INET6):
             found.append((name_of(index), "{}/{}".format(socket.inet_ntop(family, packed), bits)))
     return sorted(found)
@@ -43,15 +43,15 @@ def addresses() -> "list[tuple[str, str]]":
 def default_routes() -> "list[tuple[int, str, str | None]]":
     """(family, device, gateway or None) of the main table's default routes, both families."""
     found = []
-    for body in _dump(RTM_GETROUTE, RTM_NEWROUTE, struct.pack("=BBBBBBBBI", 0, 0, 0, 0, 0, 0, 0, 0, 0)):
+    for body in dump(RTM_GETROUTE, RTM_NEWROUTE, struct.pack("=BBBBBBBBI", 0, 0, 0, 0, 0, 0, 0, 0, 0)):
         family, dst_bits, _, _, table, _, _, kind, _ = struct.unpack_from("=BBBBBBBBI", body)
         if dst_bits or table != MAIN_TABLE or kind != UNICAST or family not in (socket.AF_INET, socket.AF_INET6):
             continue
-        attributes = _attributes(body, 12)
-        if RTA_OIF not in attributes:
+        told = attributes(body, 12)
+        if RTA_OIF not in told:
             continue
-        gateway = attributes.get(RTA_GATEWAY)
-        device = name_of(struct.unpack("=I", attributes[RTA_OIF][:4])[0])
+        gateway = told.get(RTA_GATEWAY)
+        device = name_of(struct.unpack("=I", told[RTA_OIF][:4])[0])
         found.append((family, device, socket.inet_ntop(family, gateway) if gateway else None))
     return sorted(found, key=lambda route: (route[0], route[1], route[2] or ""))
 
@@ -59,9 +59,9 @@ def default_routes() -> "list[tuple[int, str, str | None]]":
 def neighbours() -> "dict[tuple[str, str], int]":
     """{(device, address): state (NUD_...)} of all that the kernel knows."""
     found = {}
-    for body in _dump(RTM_GETNEIGH, RTM_NEWNEIGH, struct.pack("=BBHiHBB", 0, 0, 0, 0, 0, 0, 0)):
+    for body in dump(RTM_GETNEIGH, RTM_NEWNEIGH, struct.pack("=BBHiHBB", 0, 0, 0, 0, 0, 0, 0)):
         family, _, _, index, state, _, _ = struct.unpack_from("=BBHiHBB", body)
-        packed = _attributes(body, 12).get(NDA_DST)
+        packed = attributes(body, 12).get(NDA_DST)
         if packed and family in (socket.AF_INET, socket.AF_INET6):
             found[name_of(index), socket.inet_ntop(family, packed)] = state
     return found
@@ -102,7 +102,7 @@ def _message(kind: int, flags: int, body: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
 
 
-def _dump(kind: int, answer: int, body: bytes) -> "Iterator[bytes]":
+def dump(kind: int, answer: int, body: bytes) -> "Iterator[bytes]":
     """The bodies of all messages of type `answer`. OSError if the kernel does not answer as it should."""
     with _open() as query:
         query.send(_message(kind, REQUEST_DUMP, body))
@@ -114,13 +114,15 @@ def _dump(kind: int, answer: int, body: bytes) -> "Iterator[bytes]":
                 if found == NLMSG_DONE:
                     return
                 if found == NLMSG_ERROR:
-                    raise OSError(-struct.unpack_from("=i", datagram, position + 16)[0], os.strerror(0), "rtnetlink")
+                    code = -struct.unpack_from("=i", datagram, position + 16)[0]
+                    raise OSError(code, os.strerror(code), "rtnetlink")
                 if found == answer:
                     yield datagram[position + 16 : position + length]
                 position += max(16, (length + 3) & ~3)
 
 
-def _attributes(body: bytes, position: int) -> "dict[int, bytes]":
+def attributes(body: bytes, position: int) -> "dict[int, bytes]":
+    """{type: payload} of the attributes in `body` from `position` on."""
     found = {}
     while position + 4 <= len(body):
         size, kind = struct.unpack_from("=HH", body, position)
