@@ -2,8 +2,9 @@
 
     python3 package/slim.py SOURCE TARGET      directories
 
-Flash is scarce there. Left out are docstrings, comments, annotations and what stands below `if TYPE_CHECKING:`. Each
-statement stays on its line, so that a traceback from a node is read beside the sources of the repository. Nothing that
+Flash is scarce there. Left out are docstrings, comments, annotations and what stands below `if TYPE_CHECKING:`; each
+level is indented by one space. Names stay, and each statement stays on its line, so that a traceback from a node reads
+as ever and is found in the sources of the repository. Nothing that
 runs changes: each file is parsed before and after, and one whose code would not be the same stops the build. Files
 that are no Python are copied as they are; byte code, caches and tests are not copied.
 
@@ -31,7 +32,7 @@ def slimmed(text: bytes) -> bytes:
     try:
         finder = Finder(text)
         finder.visit(ast.parse(text))
-        small = without(text, finder.cuts)
+        small = shallow(without(text, finder.cuts))
         same = alike(Plain().visit(ast.parse(text)), Plain().visit(ast.parse(small)))
     except (SyntaxError, tokenize.TokenError) as error:
         raise SlimError(f"cannot be read as Python {sys.version.split()[0]}: {error}") from error
@@ -48,6 +49,22 @@ def without(text: bytes, cuts: "list[tuple[int, int, bytes]]") -> bytes:
             parts += [text[done:start], replacement, b"\n" * text.count(b"\n", start, end)]
             done = end
     return b"".join([*parts, text[done:]])
+
+
+def shallow(text: bytes) -> bytes:
+    """`text` with one space for each level of indentation, one more where a statement goes on; strings stay."""
+    lines = text.split(b"\n")
+    depth, row, goes_on = 0, 0, False  # row: the last one that a token has ended in
+    for token in tokenize.tokenize(io.BytesIO(text).readline):
+        if token.type in (tokenize.INDENT, tokenize.DEDENT):
+            depth += 1 if token.type == tokenize.INDENT else -1
+        elif token.type == tokenize.NEWLINE:
+            goes_on = False
+        elif token.type not in (tokenize.ENCODING, tokenize.NL, tokenize.COMMENT, tokenize.ENDMARKER):
+            if token.start[0] > row:
+                lines[token.start[0] - 1] = b" " * (depth + goes_on) + lines[token.start[0] - 1].lstrip(b" \t")
+            row, goes_on = token.end[0], True
+    return b"\n".join(lines)
 
 
 class Finder(ast.NodeVisitor):
@@ -93,6 +110,8 @@ class Finder(ast.NodeVisitor):
         """Its docstring; the rest, unless it reads its annotations."""
         self._docstring(node)
         if not reads_annotations(node):
+            for member in declared(node):
+                self.cuts.append((self._start(member) - member.col_offset, self._end(member), b""))
             self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> None:
@@ -137,8 +156,12 @@ class Plain(ast.NodeTransformer):
     visit_Module = _body
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        """Without docstring."""
-        return node if reads_annotations(node) else self._body(node)
+        """Without docstring and members that are only declared."""
+        if reads_annotations(node):
+            return node
+        only_declared = declared(node)
+        node.body = [statement for statement in node.body if statement not in only_declared]
+        return self._body(node)
 
     def visit_FunctionDef(self, node: "ast.FunctionDef | ast.AsyncFunctionDef") -> ast.AST:
         """Without docstring and annotation."""
@@ -177,6 +200,12 @@ def reads_annotations(node: ast.ClassDef) -> bool:
     """Does the class use its annotations when the program runs?"""
     makers = [ast.dump(one) for one in [*node.decorator_list, *node.bases]]
     return any(f"'{reader}'" in maker for reader in READERS for maker in makers)
+
+
+def declared(node: ast.ClassDef) -> "list[ast.stmt]":
+    """Its members that have an annotation and no value; none if there is nothing else in it, which would not parse."""
+    found = [one for one in node.body if isinstance(one, ast.AnnAssign) and one.value is None]
+    return [] if len(found) == len(node.body) - has_docstring(node) else [*found]
 
 
 def is_for_checking(node: ast.If) -> bool:

@@ -14,26 +14,40 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 LOCAL = "def f():\n    a: int\n    a = 1\n"
 TUPLE = "class A(NamedTuple):\n    a: int = 1\n"
 CASES = {
-    "docstrings": ('"""A."""\n\ndef f():\n    """B\n    C."""\n    return 1\n', "\n\ndef f():\n\n\n    return 1\n"),
-    "a body that is only a docstring": ('class A:\n    """An A."""\n', "class A:\n    pass\n"),
+    "docstrings": ('"""A."""\n\ndef f():\n    """B\n    C."""\n    return 1\n', "\n\ndef f():\n\n\n return 1\n"),
+    "a body that is only a docstring": ('class A:\n    """An A."""\n', "class A:\n pass\n"),
     "a module that is only a docstring": ('"""Nothing else."""\n', "\n"),
     "comments": ("a = 1  # one\n# two\nb = '# three'\n", "a = 1\n\nb = '# three'\n"),
     "the first line's interpreter stays": ("#!/usr/bin/python3\n# x\na = 1\n", "#!/usr/bin/python3\n\na = 1\n"),
     "letters of more than one byte": ("a = 'é'  # é\nb = 2  # ü\n", "a = 'é'\nb = 2\n"),
     "annotations": (
         'def f(a: "int", *b: str, c: int = 1) -> "list[int]":\n    d: "int" = a\n    return [d]\n',
-        "def f(a, *b, c = 1):\n    d = a\n    return [d]\n",
+        "def f(a, *b, c = 1):\n d = a\n return [d]\n",
     ),
     "arguments on lines of their own": ("def f(\n    a: int,  # why\n    b: int,\n) -> int:\n    return a\n",
-                                        "def f(\n    a,\n    b,\n):\n    return a\n"),
-    "an annotation over several lines stays": ("a: dict[\n    str, int] = {}\n", "a: dict[\n    str, int] = {}\n"),
-    "an annotation that makes a name local stays": (LOCAL, LOCAL),
-    "members of a named tuple stay": (TUPLE, TUPLE),
+                                        "def f(\n a,\n b,\n ):\n return a\n"),
+    "an annotation over several lines stays": ("a: dict[\n    str, int] = {}\n", "a: dict[\n str, int] = {}\n"),
+    "an annotation that makes a name local stays": (LOCAL, LOCAL.replace("    ", " ")),
+    "members of a named tuple stay": (TUPLE, TUPLE.replace("    ", " ")),
+    "members that are only declared": (
+        'class A:\n    """An A."""\n\n    a: int\n    b: str = ""\n',
+        'class A:\n\n\n\n b = ""\n',
+    ),
+    "members of a class that only declares stay": ("class A:\n    a: int\n", "class A:\n a: int\n"),
     "what is for the type checker": (
         "if TYPE_CHECKING:\n    import a\n\n    # b\n    import c\nelse:\n    d: int = 1\n",
-        "if TYPE_CHECKING:\n    pass\n\n\n\nelse:\n    d = 1\n",
+        "if TYPE_CHECKING:\n pass\n\n\n\nelse:\n d = 1\n",
     ),
     "strings that are no docstrings": ("a = '''\n# a\n'''  # b\n", "a = '''\n# a\n'''\n"),
+    "depth": (
+        "def f():\n    if a:\n        b = [\n            1,\n        ]\n    # c\n\n    return b\nd = 2\n",
+        "def f():\n if a:\n  b = [\n   1,\n   ]\n\n\n return b\nd = 2\n",
+    ),
+    "statements that go on": ("if a:\n    b = 1 + \\\n        2\n    c\n", "if a:\n b = 1 + \\\n  2\n c\n"),
+    "indentation in strings stays": (
+        "if a:\n    b = '''\n    c\n      ''' + f'''\n      {d}\n      e'''\n    g\n",
+        "if a:\n b = '''\n    c\n      ''' + f'''\n      {d}\n      e'''\n g\n",
+    ),
 }  # fmt: skip
 
 
