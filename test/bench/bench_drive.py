@@ -131,6 +131,7 @@ def timed(work):
 
 def one():
     """Seconds of each of ours, of each bare one, and of our steps at their best."""
+    put_up_network()
     mine, other, steps = [], [], []
     for turn in range(TIMES):
         drive([("storage", "allocate")], 1 + turn)
@@ -227,6 +228,7 @@ def family(events, root, inits):
 def processes():
     """What one sliver of ours starts, and a bare one."""
     found = {}
+    put_up_network()
     connector = Connector()
     drive([("storage", "allocate")], 1)
     connector.events()
@@ -278,7 +280,7 @@ def pss(pid):
 
 
 def put_up_network():
-    """What the node's steps make, for slivers driven without the daemon."""
+    """What the node's steps make, for slivers driven without the daemon. Rules stand for the process that made them."""
     drivers["links"].bridge(Step("links", "bridge", "node", ""))
     drivers["firewall"].install(Step("firewall", "install", "node", ""))
 
