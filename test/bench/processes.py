@@ -11,17 +11,17 @@ from typing import Any
 
 from confine.errors import ConfineError
 
-CLONE_NEWPID = 0x20000000
+CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 SETTLE_S = 30.0
 
 
 def spawn_init() -> int:
-    """A process that is number 1 of a pid namespace; gives its pid here."""
+    """A process that is number 1 of a pid namespace, with a network namespace of its own; gives its pid here."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWPID) != 0:
+            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWPID | CLONE_NEWNET) != 0:
                 os._exit(1)
             grandchild = os.fork()
             if grandchild == 0:

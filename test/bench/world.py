@@ -3,9 +3,10 @@
     unshare --mount --net --pid --fork --kill-child --mount-proc python3 test/bench/world.py SLIVERS
 
 The daemon, its configuration, the registry client, TLS, the bridge and nftables are real. Faked, as thin as can be,
-is what LXC and cgroup v2 would show of running slivers: each has a `sleep` as process 1 of a pid namespace, files
-that stand for its cgroup, a file bound over /proc/PID/cgroup, a sparse file for its disk, and its three mounts as
-bind mounts. All goes with the namespaces. One line of JSON on stdout says what was measured.
+is what LXC and cgroup v2 would show of running slivers: each has a `sleep` as process 1 of a pid and a network
+namespace with an interface, files that stand for its cgroup, a file bound over /proc/PID/cgroup, a sparse file for its
+disk, and its three mounts as bind mounts. All goes with the namespaces. One line of JSON on stdout says what was
+measured.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BINDING = os.path.join(ROOT, "build", "uci", "host", "python")
-sys.path[:0] = [os.path.join(ROOT, "test"), os.path.join(ROOT, "controller")]
+INSTALLED = "/run/bench/installed"  # the controller as packages have it
+sys.path[:0] = [os.path.join(ROOT, "test"), os.path.join(ROOT, "controller"), ROOT]
 
 from bench import testbed  # noqa: E402  # after the path is set
 from bench.processes import (  # noqa: E402
@@ -37,12 +39,14 @@ from bench.processes import (  # noqa: E402
 )
 from confine.control import ask  # noqa: E402
 from confine.core import desired as desired_rules  # noqa: E402
+from confine.core import interfaces  # noqa: E402
 from confine.core import settings as settings_table  # noqa: E402
 from confine.core.model import MIB, Booking, SliverTarget  # noqa: E402
 from confine.drivers import cgroups, images, layers, limits, storage, syscalls  # noqa: E402
 from confine.durable import checksum  # noqa: E402
 from confine.paths import Paths  # noqa: E402
 from confine.registry.client import Registry as RegistryClient  # noqa: E402
+from package import slim  # noqa: E402
 from registry.clients import Client  # noqa: E402
 from registry.documents import Testbed  # noqa: E402
 from registry.server import Handler, Registry, Server, make_certificate  # noqa: E402
@@ -88,6 +92,7 @@ class World:
         self.paths = Paths()
         self.names: list[str] = []
         self._mount_all()
+        slim.copy(os.path.join(ROOT, "controller", "confine"), os.path.join(INSTALLED, "confine"))
         self.documents, files = testbed.make("/run/bench", slivers, squashfs_header())
         cert, key = make_certificate("/run/bench/tls", ["127.0.0.1"])
         self.server = Server(Registry(Testbed(self.documents, files), note), cert=cert, key=key)
@@ -144,13 +149,16 @@ class World:
         files = {"cgroup.procs": "", "cgroup.events": "populated 1\nfrozen 0", **dict(limits.settings(target.limits))}
         for file, text in files.items():
             write(f"{group}/{file}", text.encode() + b"\n")
+        for interface in interfaces.of_sliver(target, booking, self.settings)[0]:  # the daemon puts it on its bridge
+            end = ["type", "veth", "peer", "name", interface.name, "netns", str(init)]
+            subprocess.run(["ip", "link", "add", interface.port, *end], check=True)
         where = f"/run/bench/of_process/{init}"
         write(where, f"0::/{cgroups.SLIVERS}/{name}/{cgroups.INNER}/init.scope\n".encode())
         syscalls.mount(where, f"/proc/{init}/cgroup", "", MS_BIND, "")
 
     def start(self, argv: list[str] = DAEMON, stdout: int | None = None) -> subprocess.Popen[bytes]:
         """Start the daemon."""
-        where = os.pathsep.join([os.path.join(ROOT, "controller"), BINDING])
+        where = os.pathsep.join([INSTALLED, BINDING])
         environment = {**os.environ, **started_with(), "PYTHONPATH": where}
         environment["PYTHONPYCACHEPREFIX"] = "/run/bench/bytecode"
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the image has byte code
