@@ -7,6 +7,7 @@ starts. The boot partition holds GRUB's configuration, the counter file and the 
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from firmware.image import tools
 from firmware.image.layout import MIB, SECTOR, Partition
@@ -15,9 +16,12 @@ from upgrade import counter
 GRUB_DIR = "/usr/lib/grub"
 CONFIG_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "upgrade", "boot")
 CONFIG_FILES = ("grub.cfg", "slots.cfg")
+# Platform, as GRUB calls it, to the name of its EFI binary; BIOS has none.
+PLATFORMS = {"i386-pc": "", "x86_64-efi": "BOOTX64.EFI", "arm64-efi": "BOOTAA64.EFI"}
+PC = ("i386-pc", "x86_64-efi")
 _MODULES = (
     *("part_gpt", "fat", "squash4", "loadenv", "test", "true", "regexp", "normal", "configfile"),
-    *("linux", "boot", "serial", "terminal", "echo", "sleep", "reboot"),
+    *("linux", "boot", "terminal", "echo", "sleep", "reboot"),
 )
 # An empty disk name means the disk GRUB itself was read from; 2 is the boot partition's number.
 _PREFIX = "(,gpt2)/grub"
@@ -34,18 +38,36 @@ class BootError(ValueError):
     """The boot files do not fit where they belong."""
 
 
-def bios_images(work: str, bios: Partition, epoch: int) -> tuple[bytes, bytes]:
+@dataclass(frozen=True)
+class Loader:
+    """Which GRUB. platforms: of PLATFORMS. tree: where its lib/grub and bin/grub-mkimage are; "": the host's own."""
+
+    platforms: tuple[str, ...] = PC
+    tree: str = ""
+
+    @property
+    def is_bios(self) -> bool:
+        """Does a BIOS start it, too?"""
+        return "i386-pc" in self.platforms
+
+    @property
+    def modules(self) -> str:
+        """The directory of all platforms' modules."""
+        return os.path.join(self.tree, "lib", "grub") if self.tree else GRUB_DIR
+
+
+def bios_images(work: str, bios: Partition, epoch: int, loader: Loader = Loader()) -> tuple[bytes, bytes]:
     """GRUB for BIOS: the 440 bytes of the first sector, and the core image for the BIOS boot partition `bios`.
 
     Both are told the sectors they continue at, which is all that grub-bios-setup would do.
     """
     path = os.path.join(work, "core.img")
-    _mkimage("i386-pc", path, ["biosdisk", *_MODULES], epoch)
+    _mkimage("i386-pc", path, ["biosdisk", "serial", *_MODULES], epoch, loader)
     with open(path, "rb") as file:
         core = bytearray(file.read())
     if len(core) > bios.size:
         raise BootError(f"GRUB's core image has {len(core)} bytes, partition bios only {bios.size}")
-    with open(os.path.join(GRUB_DIR, "i386-pc", "boot.img"), "rb") as file:
+    with open(os.path.join(loader.modules, "i386-pc", "boot.img"), "rb") as file:
         first = bytearray(file.read(_BOOT_CODE_SIZE))
     struct.pack_into("<Q", first, _BOOT_KERNEL_SECTOR, bios.first_sector)
     # Some BIOSes pass a wrong drive number: these two bytes take it as a hard disk's, as grub-install does.
@@ -55,7 +77,7 @@ def bios_images(work: str, bios: Partition, epoch: int) -> tuple[bytes, bytes]:
 
 
 def write_boot_partition(
-    path: str, part: Partition, work: str, starts: dict[str, str], options: str, epoch: int
+    path: str, part: Partition, work: str, starts: dict[str, str], options: str, epoch: int, loader: Loader = Loader()
 ) -> None:
     """Make the boot partition as the file `path`.
 
@@ -71,16 +93,24 @@ def write_boot_partition(
     files.append((_write(work, "grubenv", counter.make(dict(starts))), "::/grub/grubenv"))
     if options:
         files.append((_write(work, "options.cfg", f'set options="{options}"\n'.encode()), "::/grub/options.cfg"))
-    efi = os.path.join(work, "BOOTX64.EFI")
-    _mkimage("x86_64-efi", efi, _MODULES, epoch)
-    files.append((efi, "::/EFI/BOOT/BOOTX64.EFI"))
+    for platform in loader.platforms:
+        name = PLATFORMS[platform]
+        if name:
+            efi = os.path.join(work, name)
+            # ARM's console is the firmware's: GRUB has no serial port of its own there.
+            _mkimage(platform, efi, ["serial", *_MODULES] if platform in PC else _MODULES, epoch, loader)
+            files.append((efi, f"::/EFI/BOOT/{name}"))
     tools.run(["mmd", "-i", path, "::/grub", "::/EFI", "::/EFI/BOOT"], epoch)
     for source, target in files:
         tools.run(["mcopy", "-i", path, source, target], epoch)
 
 
-def _mkimage(target: str, path: str, modules: Sequence[str], epoch: int) -> None:
-    argv = ["grub-mkimage", "-O", target, "-d", os.path.join(GRUB_DIR, target), "-p", _PREFIX, "-o", path]
+def _mkimage(target: str, path: str, modules: Sequence[str], epoch: int, loader: Loader) -> None:
+    directory = os.path.join(loader.modules, target)
+    if not os.path.isdir(directory):
+        raise BootError(f"there is no GRUB for {target} at {directory}: install the packages of tools/packages.txt")
+    tool = os.path.join(loader.tree, "bin", "grub-mkimage") if loader.tree else "grub-mkimage"
+    argv = [tool, "-O", target, "-d", directory, "-p", _PREFIX, "-o", path]
     tools.run([*argv, *modules], epoch)
     if os.path.getsize(path) > MIB:
         raise BootError(f"GRUB for {target} has {os.path.getsize(path)} bytes: more than 1 MiB cannot be right")

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from firmware.image import boot, filesystems, layout, tools
 from firmware.image.layout import Partition
@@ -29,28 +29,36 @@ _UPGRADE = os.path.join(_HERE, "..", "..", "upgrade")
 
 def compose(
     kernel: str,
-    initrd: str,
+    initrd: str | None,
     root: str,
     output: str,
     config_tar: str | None = None,
     sizes: Mapping[str, int] | None = None,
     options: str = "",
     version: str = "0",
+    *,
+    platforms: Sequence[str] = boot.PC,
+    grub: str = "",
 ) -> bool:
     """Make the disk image `output`. True if it was made, False if it was there already from the same inputs.
 
-    kernel, initrd, root: files of slot a (root: a squashfs). config_tar: tar.gz that the node unpacks over / at its
-    first start. sizes: partition name to MiB, for those that differ from layout.DEFAULT_SIZES_MIB.
+    kernel, initrd, root: files of slot a (root: a squashfs; no initrd: the kernel mounts it itself).
+    config_tar: tar.gz that the node unpacks over / at its first start.
+    sizes: partition name to MiB, for those that differ from layout.DEFAULT_SIZES_MIB.
     options: further words for the kernel's command line. version: of the system, as slot a's label says it.
+    platforms: GRUB's names of what it is for. grub: a directory with lib/grub and bin/grub-mkimage, if not the host's.
     Slot b is empty, and its counter says that it was never confirmed, so GRUB never starts it.
     Raises LayoutError, BootError, FilesystemError or ToolError, and then leaves `output` as it was.
     """
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", _DEFAULT_EPOCH))
     table = layout.partitions(sizes)
-    files = {"kernel": kernel, "initrd": initrd, "root": root}
+    files = {"kernel": kernel, "root": root}
+    if initrd is not None:
+        files["initrd"] = initrd
     if config_tar is not None:
         files["config_tar"] = config_tar
-    recipe = {**_recipe(files, table, options, epoch), "version": version}
+    loader = boot.Loader(tuple(platforms), grub)
+    recipe = {**_recipe(files, table, options, epoch), "version": version, "loader": [*platforms, grub]}
     directory = os.path.dirname(os.path.abspath(output))
     os.makedirs(directory, exist_ok=True)
     # Two at once (tests side by side) must not write the same image: the second waits and finds it made.
@@ -60,7 +68,7 @@ def compose(
             return False
         with tempfile.TemporaryDirectory(prefix=".compose-", dir=directory) as work:
             unfinished = os.path.join(work, "disk.img")
-            _write_disk(unfinished, work, table, files, options, epoch, version)
+            _write_disk(unfinished, work, table, files, options, epoch, version, loader)
             if os.path.exists(output + ".json"):
                 os.unlink(output + ".json")
             os.replace(unfinished, output)
@@ -69,27 +77,29 @@ def compose(
 
 
 def _write_disk(
-    path: str, work: str, table: list[Partition], files: Mapping[str, str], options: str, epoch: int, version: str
-) -> None:
+    path: str, work: str, table: list[Partition], files: Mapping[str, str], options: str, epoch: int, version: str,
+    loader: boot.Loader,
+) -> None:  # fmt: skip
     parts = {part.name: part for part in table}
     with open(path, "wb") as disk:
         disk.truncate(layout.disk_size(table))
     tools.run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", path], epoch, stdin=layout.sfdisk_script(table))
     with open(path, "r+b") as disk:
-        first, core = boot.bios_images(work, parts["bios"], epoch)
-        os.pwrite(disk.fileno(), first, 0)
-        os.pwrite(disk.fileno(), core, parts["bios"].start)
+        if loader.is_bios:
+            first, core = boot.bios_images(work, parts["bios"], epoch, loader)
+            os.pwrite(disk.fileno(), first, 0)
+            os.pwrite(disk.fileno(), core, parts["bios"].start)
 
         made = os.path.join(work, "boot")
         starts = {"a": counter.FULL, "b": counter.NEVER}
-        boot.write_boot_partition(made, parts["boot"], work, starts, options, epoch)
+        boot.write_boot_partition(made, parts["boot"], work, starts, options, epoch, loader)
         copy_sparse(made, disk.fileno(), parts["boot"].start)
 
         for offset in pointer.COPY_OFFSETS:
             os.pwrite(disk.fileno(), pointer.make_block("a"), parts["pointer"].start + offset)
 
         made = os.path.join(work, "kernel-a")
-        filesystems.write_kernel(made, parts["kernel-a"], files["kernel"], files["initrd"], work, epoch)
+        filesystems.write_kernel(made, parts["kernel-a"], files["kernel"], files.get("initrd"), work, epoch)
         copy_sparse(made, disk.fileno(), parts["kernel-a"].start)
         described = {name: {"size": os.path.getsize(path), "sha256": _sha256(path)}
                      for name, path in (("kernel", made), ("root", files["root"]))}  # fmt: skip
@@ -175,8 +185,9 @@ def _sha256(path: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status 0, or 1 with one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="compose", description="Put a node's disk image together.")
-    for name in ("kernel", "initrd", "root", "output"):
+    for name in ("kernel", "root", "output"):
         parser.add_argument(f"--{name}", required=True, metavar="FILE")
+    parser.add_argument("--initrd", metavar="FILE", help="without one the kernel mounts the root itself")
     parser.add_argument("--config", metavar="TGZ", help="files that the node unpacks over / at its first start")
     parser.add_argument("--size", action="append", default=[], metavar="PARTITION=MIB")
     parser.add_argument("--version", default="0", help="the system's, as the slot's label says it")

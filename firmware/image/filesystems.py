@@ -27,11 +27,13 @@ class FilesystemError(ValueError):
     """A file system does not fit its partition, or an input is not what it should be."""
 
 
-def write_kernel(path: str, part: Partition, kernel: str, initrd: str, work: str, epoch: int) -> None:
-    """Make the content of kernel partition `part` as the file `path`, from a kernel and an initrd."""
+def write_kernel(path: str, part: Partition, kernel: str, initrd: str | None, work: str, epoch: int) -> None:
+    """Make the content of kernel partition `part` as the file `path`, from a kernel and an initrd, if it needs one."""
     content = os.path.join(work, "kernel")
     os.mkdir(content)
     for source, name in ((kernel, "vmlinuz"), (initrd, "initrd.img")):
+        if source is None:
+            continue
         target = os.path.join(content, name)
         shutil.copyfile(source, target)
         os.chmod(target, 0o644)
@@ -50,6 +52,11 @@ def write_kernel(path: str, part: Partition, kernel: str, initrd: str, work: str
 
 def overlay_offset(root: str) -> int:
     """Where the overlay of the squashfs file `root` starts, in bytes. Raises FilesystemError if it is no squashfs."""
+    return -(-bytes_used(root) // OVERLAY_ALIGNMENT) * OVERLAY_ALIGNMENT
+
+
+def bytes_used(root: str) -> int:
+    """How long the squashfs in the file `root` says it is. Raises FilesystemError if it is none, or cut short."""
     with open(root, "rb") as file:
         head = file.read(_SQUASHFS_BYTES_USED + 8)
     if head[:4] != _SQUASHFS_MAGIC or len(head) < _SQUASHFS_BYTES_USED + 8:
@@ -57,7 +64,7 @@ def overlay_offset(root: str) -> int:
     used: int = struct.unpack_from("<Q", head, _SQUASHFS_BYTES_USED)[0]
     if used > os.path.getsize(root):
         raise FilesystemError(f"{root} is cut short: {os.path.getsize(root)} of {used} bytes; build it again")
-    return -(-used // OVERLAY_ALIGNMENT) * OVERLAY_ALIGNMENT
+    return used
 
 
 def write_overlay(path: str, part: Partition, root: str, config_tar: str | None, work: str, epoch: int) -> None:

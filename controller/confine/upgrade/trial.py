@@ -28,7 +28,7 @@ LOAD_S = 120
 STOP_S = 120
 # Longer than the slowest start of a system, up to where the gate takes over.
 WATCHDOG_S = 120
-_OWN_WORDS = ("confine.slot", "confine.confirmed", "confine.boot", "confine.root", "confine.pointer",
+_OWN_WORDS = ("confine.slot", "confine.confirmed", "confine.boot", "confine.root", "confine.pointer", "root",
               "watchdog.stop_on_reboot", "watchdog.open_timeout", "acpi_rsdp", "BOOT_IMAGE")  # fmt: skip
 
 
@@ -104,7 +104,8 @@ def command_line(slot: str, running: str, rsdp: str = "") -> str:
     words = [word for word in running.split() if word.split("=")[0] not in _OWN_WORDS]
     confirmed = next((word for word in running.split() if word.startswith("confine.confirmed=")), "")
     words += ["watchdog.stop_on_reboot=0", "watchdog.open_timeout={}".format(WATCHDOG_S)]
-    words += ["confine.root=PARTLABEL=root-" + slot, "confine.slot=" + slot, confirmed, "confine.boot=" + TRIAL]
+    words += ["root=PARTLABEL=root-" + slot, "confine.root=PARTLABEL=root-" + slot, "confine.slot=" + slot, confirmed,
+              "confine.boot=" + TRIAL]  # fmt: skip
     if rsdp:
         words.append("acpi_rsdp=" + rsdp)
     return " ".join(word for word in words if word)
@@ -126,7 +127,9 @@ def load(slot: str, slots: Slots) -> None:
     os.makedirs(KERNEL, mode=0o700, exist_ok=True)
     _run(["mount", "-t", "squashfs", "-o", "ro,nosuid,nodev,noexec", slots.disk.path("kernel-" + slot), KERNEL])
     try:
-        _run(["kexec", "-l", KERNEL + "/vmlinuz", "--initrd=" + KERNEL + "/initrd.img", "--command-line=" + words])
+        initrd = KERNEL + "/initrd.img"
+        given = ["--initrd=" + initrd] if os.path.exists(initrd) else []  # OpenWrt's kernels need none
+        _run(["kexec", "-l", KERNEL + "/vmlinuz", *given, "--command-line=" + words])
     finally:
         _run(["umount", KERNEL])
 

@@ -12,8 +12,8 @@ from confine.upgrade.errors import UpgradeError
 
 GRUBS = (
     "BOOT_IMAGE=(hd0,gpt4)/vmlinuz console=tty0 console=ttyS0,115200 panic=5 apparmor=0 watchdog.stop_on_reboot=0 "
-    "confine.root=PARTLABEL=root-a confine.slot=a confine.confirmed=a confine.pointer=copy1 confine.boot=counted "
-    "quiet"
+    "root=PARTLABEL=root-a rootwait=30 confine.root=PARTLABEL=root-a confine.slot=a confine.confirmed=a "
+    "confine.pointer=copy1 confine.boot=counted quiet"
 )
 MANIFEST = {"version": "2", "epoch": 2, "parts": {"root": {"size": 1, "sha256": "ab"}}}
 
@@ -30,8 +30,8 @@ class FakeSlots:
 def test_a_trials_command_line_names_its_slot_and_the_confirmed_one_and_keeps_what_is_the_machines():
     words = trial.command_line("b", GRUBS, "0x7fe").split()
     assert words == [
-        "console=tty0", "console=ttyS0,115200", "panic=5", "apparmor=0", "quiet", "watchdog.stop_on_reboot=0",
-        "watchdog.open_timeout=120", "confine.root=PARTLABEL=root-b", "confine.slot=b", "confine.confirmed=a",
+        "console=tty0", "console=ttyS0,115200", "panic=5", "apparmor=0", "rootwait=30", "quiet", "watchdog.stop_on_reboot=0",
+        "watchdog.open_timeout=120", "root=PARTLABEL=root-b", "confine.root=PARTLABEL=root-b", "confine.slot=b", "confine.confirmed=a",
         "confine.boot=trial", "acpi_rsdp=0x7fe",
     ]  # fmt: skip
     again = trial.command_line("a", " ".join(words)).split()
