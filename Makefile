@@ -20,8 +20,11 @@ POINTS ?= 8
 ONLY ?=
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
+# What `make firmware` and `make test-openwrt` are told: docs/user/build.md has them all.
+RELEASE ?= 25.12.2
+FIRMWARE = $(foreach name,TARGET BOARD SOURCE KEYS LUCI KEYRING VERSION EPOCH BRANCH NODE,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) '$($(name))'))
 
-.PHONY: help run test torture test-fast fleet lint format image bench clean setup
+.PHONY: help run test torture test-fast fleet lint format image bench clean setup firmware
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -57,6 +60,9 @@ image: build/stamp/uci ## the reference image and the example testbed's template
 	@$(SUDO) $(PYTHON) firmware/reference/build.py
 	@$(SUDO) $(PYTHON) test/registry/templates.py
 
+firmware: build/stamp/venv build/stamp/firmware ## disk image, bundle and packages from a release of OpenWrt (RELEASE=25.12.2 TARGET=x86/64; BOARD=, SOURCE=, NODE=: docs/user/build.md)
+	@env PYTHONPATH=controller:. $(PYTHON) -m firmware.openwrt.build --release $(RELEASE) $(FIRMWARE)
+
 bench: image ## what it costs, beside the same done by hand (ONLY=name: one figure); nothing fails for being slow
 	@$(SUDO) env ONLY="$(ONLY)" $(PYTHON) test/bench/run.py
 
@@ -73,6 +79,11 @@ build/stamp/venv: tools/requirements.txt | build/stamp/packages
 	@echo "Python environment in .venv"
 	@/usr/bin/python3 -m venv --clear .venv
 	@$(VENV)/pip install --quiet --disable-pip-version-check -r tools/requirements.txt
+	@touch $@
+
+# Only `make firmware` needs them.
+build/stamp/firmware: tools/firmware-packages.txt | build/stamp/packages
+	@$(SUDO) sh tools/install-packages.sh tools/firmware-packages.txt
 	@touch $@
 
 # Only tests of pages need it, and it is large.

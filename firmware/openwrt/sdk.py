@@ -1,0 +1,73 @@
+"""Builds this repository's packages with a release's SDK.
+
+They are sources and pages only: nothing of what they depend on is compiled (NO_DEPS), and no compiler is started for
+them. LuCI's feed is needed for its makefile and for the tool that packs translations.
+"""
+
+import glob
+import os
+import shutil
+
+from firmware.openwrt.download import Say
+from firmware.openwrt.errors import FirmwareError
+from firmware.openwrt.run import Runner
+
+FEED = "confine"
+PACKAGES = ("confine-node", "confine-upgrade", "luci-app-confine", "confine")
+_SUFFIXES = (".apk", ".ipk")
+
+
+def build(sdk: str, repository: str, luci: str, runner: Runner, say: Say) -> list[str]:
+    """Build the feed of `repository` in the unpacked SDK; the paths of the packages, sorted.
+
+    luci: a checkout of LuCI's feed, or "": the one the SDK names, fetched by it.
+    """
+    for old in _made(sdk):
+        os.unlink(old)
+    _name_feeds(sdk, os.path.join(repository, "package"), luci)
+    there = [name for name in PACKAGES if os.path.exists(os.path.join(repository, "package", name, "Makefile"))]
+    say(f"packages: {', '.join(there)}")
+    runner.run(["./scripts/feeds", "update", "luci", FEED], sdk)
+    runner.run(["./scripts/feeds", "install", "-p", "luci", "luci-base"], sdk)
+    runner.run(["./scripts/feeds", "install", "-f", "-p", FEED, *there], sdk)
+    runner.run(["make", "defconfig"], sdk)
+    # Translations are packages of their own, switched on by the language.
+    with open(os.path.join(sdk, ".config"), "a", encoding="utf-8") as file:
+        file.write("".join(f"CONFIG_LUCI_LANG_{language}=m\n" for language in _languages(repository)))
+    runner.run(["make", "defconfig"], sdk)
+    runner.run(["make", "package/luci-base/host/compile", "NO_DEPS=1", "V=s"], sdk)
+    for name in there:
+        runner.run(["make", f"package/{name}/compile", "NO_DEPS=1", "V=s"], sdk)
+    made = _made(sdk)
+    for name in there:
+        if not any(os.path.basename(path).startswith((name + "-", name + "_")) for path in made):
+            raise FirmwareError(f"the SDK built no package {name}, and said nothing of it: see the log")
+    return made
+
+
+def _made(sdk: str) -> list[str]:
+    found = glob.glob(os.path.join(sdk, "bin", "packages", "*", FEED, "*"))
+    return sorted(path for path in found if path.endswith(_SUFFIXES))
+
+
+def _languages(repository: str) -> list[str]:
+    po = os.path.join(repository, "package", "luci-app-confine", "po")
+    return sorted(name for name in os.listdir(po) if name != "templates") if os.path.isdir(po) else []
+
+
+def _name_feeds(sdk: str, feed: str, luci: str) -> None:
+    """feeds.conf: LuCI as the SDK has it (or a directory), and ours. What an earlier build left is taken away."""
+    if luci:
+        line = f"src-link luci {os.path.abspath(luci)}"
+    else:
+        path = os.path.join(sdk, "feeds.conf.default")
+        with open(path, encoding="utf-8") as file:
+            line = next((line for line in file.read().splitlines() if line.split()[1:2] == ["luci"]), "")
+        if not line:
+            raise FirmwareError(f"{path} names no feed luci: LUCI=DIRECTORY with a checkout of it")
+    for name in ("feeds", "package/feeds", "tmp"):
+        shutil.rmtree(os.path.join(sdk, name), ignore_errors=True)
+    if os.path.exists(os.path.join(sdk, ".config")):
+        os.unlink(os.path.join(sdk, ".config"))
+    with open(os.path.join(sdk, "feeds.conf"), "w", encoding="utf-8") as file:
+        file.write(f"{line}\nsrc-link {FEED} {os.path.abspath(feed)}\n")
