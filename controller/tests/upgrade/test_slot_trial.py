@@ -30,9 +30,10 @@ class FakeSlots:
 def test_a_trials_command_line_names_its_slot_and_the_confirmed_one_and_keeps_what_is_the_machines():
     words = trial.command_line("b", GRUBS, "0x7fe").split()
     assert words == [
-        "console=tty0", "console=ttyS0,115200", "panic=5", "apparmor=0", "rootwait=30", "quiet", "watchdog.stop_on_reboot=0",
-        "watchdog.open_timeout=120", "root=PARTLABEL=root-b", "confine.root=PARTLABEL=root-b", "confine.slot=b", "confine.confirmed=a",
-        "confine.boot=trial", "acpi_rsdp=0x7fe",
+        "console=tty0", "console=ttyS0,115200", "panic=5", "apparmor=0", "rootwait=30", "quiet",
+        "watchdog.stop_on_reboot=0", "watchdog.open_timeout=120", "root=PARTLABEL=root-b",
+        "confine.root=PARTLABEL=root-b", "confine.slot=b", "confine.confirmed=a", "confine.boot=trial",
+        "acpi_rsdp=0x7fe",
     ]  # fmt: skip
     again = trial.command_line("a", " ".join(words)).split()
     assert len(again) == len(set(again)) == len(words) - 1
