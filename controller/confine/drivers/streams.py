@@ -71,7 +71,7 @@ class Stream:
         """The next `size` bytes; fewer only at the end. size: at most some MiB, the caller holds it in memory."""
         pieces = []
         missing = size
-        while missing:
+        while missing > 0:
             if not self._pending:
                 self._pending = self._decoder.piece()
                 if not self._pending:

@@ -25,6 +25,9 @@ KINDS = {b"0": FILE, b"\0": FILE, b"7": FILE, b"1": HARDLINK, b"2": SYMLINK, b"5
 
 # Headers that describe the next member rather than being one.
 LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL, SPARSE = b"L", b"K", b"x", b"g", b"S"
+# The pax records that count here, one of each at a time: global ones are kept from member to member.
+RECORDS = ("path", "linkpath", "size", "uid", "gid", "mtime")
+SPARSE_RECORD = "GNU.sparse."
 MAX_EXTENSION = 1024 * 1024  # extended attributes of a file stand in there: up to 64 KiB each
 MAX_EXTENSIONS_IN_A_ROW = 8
 MAX_TRAILER = 1024 * 1024
@@ -72,7 +75,7 @@ class Reader:
 
     def _next(self) -> "Member | None":
         self._skip_rest()
-        extensions: "dict[str, str]" = dict(self._global)
+        extensions: "dict[str, str]" = {}
         for _ in range(MAX_EXTENSIONS_IN_A_ROW):
             header = self._header()
             if header is None:
@@ -84,7 +87,7 @@ class Reader:
                 target = extensions if header.type == PAX else self._global
                 target.update(_pax_records(self._extension(header)))
             else:
-                return self._member(header, extensions)
+                return self._member(header, {**self._global, **extensions})
         raise StepError("the archive has over {} extended headers in a row".format(MAX_EXTENSIONS_IN_A_ROW))
 
     def _skip_rest(self) -> None:
@@ -125,12 +128,14 @@ class Reader:
 
     def _member(self, header: "TarInfo", extensions: "dict[str, str]") -> Member:
         name = extensions.get("path", header.name)
-        if header.type == SPARSE or any(key.startswith("GNU.sparse.") for key in extensions):
+        if header.type == SPARSE or SPARSE_RECORD in extensions:
             raise StepError("{!r} is a sparse member: pack the archive without --sparse".format(name))
         kind = KINDS.get(header.type)
         if kind is None:
             raise StepError("{!r} is a member of unknown type {!r}".format(name, header.type))
         size = _number(extensions, "size", header.size) if kind == FILE else 0
+        if size < 0:
+            raise StepError("the archive is damaged: a member of {} bytes".format(size))
         if kind == FILE and name.endswith("/"):  # how archives older than ustar write a directory
             kind = DIRECTORY
         self._left = size
@@ -156,7 +161,7 @@ def _text(raw: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> "dict[str, str]":
-    """The records "LENGTH KEY=VALUE\\n" of a pax header (POSIX.1-2001)."""
+    """The records "LENGTH KEY=VALUE\\n" of a pax header (POSIX.1-2001) that count here; all of sparse files as one."""
     records: "dict[str, str]" = {}
     position = 0
     while position < len(data):
@@ -170,7 +175,9 @@ def _pax_records(data: bytes) -> "dict[str, str]":
             raise StepError(
                 "the archive is damaged: a pax record of {} bytes does not end where it says".format(length)
             )
-        records[_text(key)] = _text(value[:-1])
+        name = SPARSE_RECORD if key.startswith(SPARSE_RECORD.encode()) else _text(key)
+        if name in RECORDS or name == SPARSE_RECORD:
+            records[name] = _text(value[:-1])
         position += length
     return records
 

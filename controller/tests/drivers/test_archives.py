@@ -4,6 +4,7 @@ import gzip
 import os
 import stat
 import tarfile
+import tracemalloc
 
 import pytest
 
@@ -221,6 +222,40 @@ def test_headers_without_end_are_refused(place):
 @pytest.mark.parametrize("record", [b"0 path=x\n", b"x", b"99 path=x\n", b"9999999999999999999999 a=b\n", b"8 pathx\n"])
 def test_damaged_pax_records_are_refused(place, record):
     refused(place, gzip.compress(tar(member("pax", record, kind=tarfile.XHDTYPE), member("a"))), "damaged")
+
+
+def records(kind, *texts):
+    """A header of pax records, each b"KEY=VALUE"."""
+    lines = [text + b"\n" for text in texts]
+    whole = b"".join(b"%08d %s" % (len(line) + 9, line) for line in lines)
+    return member("pax", whole, kind=kind)
+
+
+def test_a_size_below_zero_in_a_pax_header_is_refused_before_anything_is_written(place):
+    refused(place, gzip.compress(tar(records(tarfile.XHDTYPE, b"size=-5"), member("f", bytes(MIB)))), "of -5 bytes")
+    assert os.listdir(place / "root") == []
+
+
+def test_global_pax_headers_gather_nothing_that_does_not_count(place):
+    junk = [b"%d-%d=" % (nr, one) + bytes(60_000) for nr in range(60) for one in range(8)]
+    parts = [
+        part
+        for nr in range(60)
+        for part in (records(tarfile.XGLTYPE, *junk[nr * 8 : nr * 8 + 8]), member("f{}".format(nr)))
+    ]
+    packed = archive_of(*parts)
+    tracemalloc.start()
+    try:
+        unpack(place, packed)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(os.listdir(place / "root")) == 60
+    assert peak < 8 * MIB, "28 MiB of records must not be gathered"
+
+
+def test_a_global_pax_header_that_counts_holds_for_all_members_after_it(place):
+    refused(place, archive_of(records(tarfile.XGLTYPE, b"uid=70000"), member("f")), "belongs to user 70000")
 
 
 def test_sparse_members_are_refused_with_what_to_do(place):
