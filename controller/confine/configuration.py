@@ -1,17 +1,26 @@
 """The node's settings as they stand in UCI: for the daemon and for the command line."""
 
+import os
+
 from confine.core import settings as settings_table
 from confine.core.model import Problem
 from confine.core.settings import Settings
 from confine.drivers import uci
 from confine.errors import SettingsError
-from confine.paths import Paths
+from confine.paths import DATA, Paths
 
 
-def read_settings(paths: Paths) -> "tuple[Settings, list[Problem]]":
-    """The node's settings from UCI. With a file that cannot be read: the defaults, which join no testbed."""
+def read_settings(paths: Paths, last: "Settings | None" = None) -> "tuple[Settings, list[Problem]]":
+    """The node's settings from UCI. With a file that cannot be read: `last`, those in force; without any, settings that
+    join no testbed, offer no API and leave the data where the last daemon had it."""
     try:
         return settings_table.parse(uci.load("confine", paths.uci))
     except SettingsError as error:
-        defaults, _ = settings_table.parse({})
-        return defaults, [Problem("", str(error))]
+        if last is not None:
+            return last, [Problem("", "{}: the settings read before stay in force".format(error))]
+        safe = Settings(api_enabled=False)
+        try:
+            safe.data_dir = os.readlink(os.path.join(paths.run, DATA))
+        except OSError:
+            pass  # no daemon ran since the node started
+        return safe, [Problem("", str(error))]

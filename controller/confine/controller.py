@@ -45,7 +45,7 @@ GATHER_S = 0.05  # ends of jobs that come together are planned for together
 
 
 class Controller:
-    """One life of the daemon, from one set of settings. `run()` returns True if it is to begin again (reload)."""
+    """One life of the daemon, from one set of settings. reload: after `run()`, it is to begin again."""
 
     def __init__(self, paths: Paths, settings: Settings, problems: "list[Problem]", log: Log) -> None:
         self._settings = settings
@@ -65,7 +65,7 @@ class Controller:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._peers: set[str] = set()
         self._stopping = False
-        self._reload = False
+        self.reload = False
         self._watch = Watch(paths.cgroup, self._wake_read)
         self._recording = Recording(paths, settings, self._journal, self._machine.limits.usage)
         self._board = Board(settings, self._machine, self._journal, self._reader, self._crew, self._recording)
@@ -73,8 +73,8 @@ class Controller:
     # ---- from outside -------------------------------------------------------------------------------------------
 
     def stop(self, reload: bool = False) -> None:
-        """End `run()` soon. Only sets a flag and writes a byte: safe in a signal handler."""
-        self._reload = reload
+        """End `run()` soon. Only sets a flag and writes a byte: safe in a signal handler. No reload undoes a stop."""
+        self.reload = reload and (self.reload or not self._stopping)
         self._stopping = True
         self._wake()
 
@@ -82,8 +82,8 @@ class Controller:
         """Plan anew soon: a peer of the overlay came or went. Safe in a signal handler."""
         self._wake()
 
-    def run(self) -> bool:
-        """Work until stopped. Slivers are left running. True: begin again with fresh settings."""
+    def run(self) -> None:
+        """Work until stopped. Slivers are left running."""
         self._log.info("node", "controller started")
         self._machine_first_look()
         control = ControlServer(self._paths.control, self._verb)
@@ -110,8 +110,7 @@ class Controller:
         self._recording.close()
         self._watch.close()
         self._machine.close()
-        self._log.info("node", "controller stopped, slivers go on" if not self._reload else "reading settings again")
-        return self._reload
+        self._log.info("node", "controller stopped, slivers go on" if not self.reload else "reading settings again")
 
     def _verb(self, verb: str, args: "dict[str, Any]") -> "Any":
         args = verbs.checked(verb, args)

@@ -41,8 +41,9 @@ def main() -> int:
     except ConfineError as error:
         log.warn("node", str(error))
         return 1
+    settings, signals = None, Signals()
     while True:
-        settings, problems = read_settings(paths)
+        settings, problems = read_settings(paths, settings)
         paths.data = settings.data_dir
         for problem in problems:
             log.warn("settings", "{} {}".format(problem.member, problem.message).strip())
@@ -51,17 +52,40 @@ def main() -> int:
         except (ConfineError, OSError) as error:
             log.warn("node", "cannot start: {}".format(error))
             return 1
-        heed_signals(controller)
-        if not controller.run():
+        signals.lead_to(controller)
+        controller.run()
+        signals.lead_to(None)
+        if not controller.reload:
             return 0
 
 
-def heed_signals(controller: Controller) -> None:
-    """TERM and INT stop `controller`, HUP has it begin again with fresh settings, USR1 has it look now."""
-    signal.signal(signal.SIGTERM, lambda *_: controller.stop())
-    signal.signal(signal.SIGINT, lambda *_: controller.stop())
-    signal.signal(signal.SIGUSR1, lambda *_: controller.look())
-    signal.signal(signal.SIGHUP, lambda *_: controller.stop(reload=True))
+class Signals:
+    """TERM and INT stop the controller, HUP has it begin again with fresh settings, USR1 has it look now. What comes
+    while there is none is for the next one."""
+
+    def __init__(self) -> None:
+        self._controller: Controller | None = None
+        self._missed: list[bool] = []
+        signal.signal(signal.SIGTERM, lambda *_: self._stop(False))
+        signal.signal(signal.SIGINT, lambda *_: self._stop(False))
+        signal.signal(signal.SIGHUP, lambda *_: self._stop(True))
+        signal.signal(signal.SIGUSR1, lambda *_: self._look())
+
+    def lead_to(self, controller: "Controller | None") -> None:
+        """`controller` is told from now on."""
+        self._controller = controller
+        while controller is not None and self._missed:
+            controller.stop(self._missed.pop())
+
+    def _look(self) -> None:
+        if self._controller is not None:
+            self._controller.look()
+
+    def _stop(self, reload: bool) -> None:
+        if self._controller is None:
+            self._missed.append(reload)
+        else:
+            self._controller.stop(reload)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import os
 
+DATA = "data"  # below `run`: link to the data directory of the last daemon
+
 
 class Paths:
     """The directories the controller uses.

@@ -18,7 +18,7 @@ from confine.decisions import DecisionBook
 from confine.drivers import cgroups, firewall, ports
 from confine.errors import ConfineError, StepError
 from confine.journal import BOOKINGS
-from confine.paths import Paths
+from confine.paths import DATA, Paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from confine.core.model import Booking
 
 FAST = "stop"  # below Paths.run: for each sliver what the program `confine` needs to stop it
-DATA = "data"  # below Paths.run: link to where the data is
 TELL_S = 2.0
 NOTE_S = 3.0
 _preparing = threading.Lock()

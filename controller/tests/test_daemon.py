@@ -1,6 +1,7 @@
 """The daemon starts alone, and without a usable configuration it joins nothing and says why."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,11 +11,13 @@ from confine import configuration, daemon
 from confine.controller import held_back, outdated
 from confine.core.decisions import Decision, Mark
 from confine.core.model import Limits, SliverTarget, Step, Template
+from confine.core.settings import Settings
 from confine.drivers import uci
 from confine.errors import ConfineError, SettingsError
 from confine.paths import Paths
 
 CONTROLLER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 def sliver(**changes):
@@ -70,6 +73,90 @@ def test_a_configuration_that_cannot_be_read_joins_no_testbed_and_is_named(monke
     assert settings.node_id is None
     assert settings.registry_uris == []
     assert [problem.message for problem in problems] == ["/etc/config/confine is malformed"]
+
+
+def test_a_file_that_cannot_be_read_any_more_leaves_the_settings_in_force(monkeypatch):
+    def broken(config, directory):
+        raise SettingsError("/etc/config/confine is malformed")
+
+    monkeypatch.setattr(uci, "load", broken)
+    before = Settings(node_id=7, firewall_exclude=["192.168.1.0/24"])
+    settings, problems = configuration.read_settings(Paths(), before)
+    assert settings is before
+    assert "malformed: the settings read before stay in force" in problems[0].message
+
+
+def test_a_daemon_that_starts_with_a_file_that_cannot_be_read_offers_no_api_and_finds_the_data(monkeypatch, tmp_path):
+    def broken(config, directory):
+        raise SettingsError("/etc/config/confine is malformed")
+
+    monkeypatch.setattr(uci, "load", broken)
+    (tmp_path / "data").symlink_to("/mnt/disk/confine")
+    settings, _ = configuration.read_settings(Paths(run=str(tmp_path)))
+    assert (settings.data_dir, settings.api_enabled) == ("/mnt/disk/confine", False)
+
+
+class FakeController:
+    """Stands in for the controller: `lives` are what happens in each of its lives."""
+
+    def __init__(self, lives):
+        self.seen = []
+        self.lives = lives
+        self.asked = []
+
+    def __call__(self, paths, settings, problems, log):
+        self.seen.append((settings, [problem.message for problem in problems]))
+        self.reload = False
+        return self
+
+    def stop(self, reload=False):
+        self.reload = reload
+        self.asked.append(reload)
+
+    def run(self):
+        self.lives.pop(0)(self)
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    kept = {number: signal.getsignal(number) for number in HEEDED}
+    monkeypatch.setenv("CONFINE_RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(daemon, "lock", lambda paths: os.makedirs(paths.run, exist_ok=True))
+    yield monkeypatch
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def test_a_reload_with_a_broken_file_goes_on_with_the_settings_before(alone):
+    answers = [{"node": {".type": "node", "id": "0007"}}, SettingsError("malformed")]
+
+    def load(config, directory):
+        answer = answers.pop(0)
+        if isinstance(answer, SettingsError):
+            raise answer
+        return answer
+
+    alone.setattr(uci, "load", load)
+    fake = FakeController([lambda me: me.stop(reload=True), lambda me: me.stop()])
+    alone.setattr(daemon, "Controller", fake)
+    assert daemon.main() == 0
+    assert [settings.node_id for settings, _ in fake.seen] == [7, 7]
+    assert fake.seen[1][1] == ["malformed: the settings read before stay in force"]
+
+
+def test_a_signal_between_two_lives_of_the_controller_reaches_the_next_one(alone):
+    alone.setattr(uci, "load", lambda *_: {})
+    fake = FakeController([lambda me: me.stop(reload=True), lambda me: None])
+
+    def between(paths, settings, problems, log):
+        if fake.seen:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert fake.asked == [True], "it is the next one's"
+        return fake(paths, settings, problems, log)
+
+    alone.setattr(daemon, "Controller", between)
+    assert daemon.main() == 0
+    assert fake.asked == [True, False]
 
 
 def test_a_configuration_is_read_through_libuci(tmp_path):

@@ -152,7 +152,8 @@ def parse_host_name(text: str, bounds: None) -> str:
 
 
 def parse_prefix(text: str, bounds: None) -> str:
-    """An IPv4 or IPv6 prefix like 10.0.0.0/8; a bare address means itself."""
+    """An IPv4 or IPv6 prefix like 10.0.0.0/8; a bare address means itself, and bits beyond the length do not count:
+    192.168.1.1/24, as people write their own network, is 192.168.1.0/24."""
     address, slash, length = text.partition("/")
     try:
         groups = parse_ipv6(address) if ":" in address else parse_ipv4(address)
@@ -162,13 +163,11 @@ def parse_prefix(text: str, bounds: None) -> str:
     width = size * len(groups)
     if slash and not (is_decimal(length) and len(length) <= 3 and int(length) <= width):
         raise ValueError("must have a prefix length of at most " + str(width))
-    value = 0
-    for group in groups:
-        value = value << size | group
     kept = int(length) if slash else width
-    if value & ((1 << (width - kept)) - 1):
-        raise ValueError("has bits beyond its prefix length")
-    return text
+    mask = (1 << width) - (1 << (width - kept))
+    inside = [group & mask >> (width - size * (place + 1)) for place, group in enumerate(groups)]
+    network = format_ipv6(inside) if size == 16 else ".".join([str(byte) for byte in inside])
+    return network + ("/" + str(kept) if slash else "")
 
 
 def parse_name(text: str, bounds: None) -> str:

@@ -83,7 +83,7 @@ def plan(
     result = Plan(view.state, view.problems)
     result.decisions = decisions or Decisions()
     _plan_network(result, desired, observed, failures.get(NETWORK), settings, now)
-    _plan_node(result, desired, observed, node_failure, now, boot_sn_done)
+    _plan_node(result, desired, observed, node_failure, settings, now, boot_sn_done)
     _plan_overlay(result, desired, observed, failures.get(overlay.OVERLAY), settings, now, wall)
     ledger = Ledger(bookings, observed)
     round_ = Round(desired, observed, bookings, failures, settings, now, view, ledger, result.decisions)
@@ -125,18 +125,24 @@ def _plan_node(
     desired: "Desired",
     observed: "Observed",
     failure: "Failure | None",
+    settings: "Settings",
     now: float,
     boot_sn_done: "int | None",
 ) -> None:
     """The node's own steps. A reboot comes once for each grown boot_sn (registry API); the first one ever seen, and
     one that went down, are only taken note of.
+
+    Settings without an id are those of a file that says too little, or cannot be read: the bridge stays as it is (the
+    node may be reached by its address), and so does the firewall of slivers that run.
     """
+    named = settings.node_id is not None
+    running = any(found.running for found in observed.slivers.values())
     if failure is not None and not states.part_problems(observed, failure):
         result.overcome.append(NODE)
     if failure is None or failure.retry_at <= now:
-        if not observed.bridge:
+        if named and not observed.bridge:
             result.node_steps.append(Step("links", "bridge", NODE, "The slivers' bridge is not as it should be."))
-        if not observed.firewall:
+        if (named or not running) and not observed.firewall:
             result.node_steps.append(Step("firewall", "install", NODE, "The node's nftables tables are not there."))
     node = desired.node
     if node is None or node.boot_sn < 0 or node.boot_sn == boot_sn_done:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_LIST = 64
+EVERYTHING = ("0.0.0.0/0", "::/0")
 MAX_TEXT = 512
 MAX_MIB = 1 << 30
 
@@ -340,7 +341,8 @@ def parse(uci: "dict[str, dict[str, Any]]") -> "tuple[Settings, list[Problem]]":
 
 
 def _fail_closed(values: "dict[str, Any]", problems: "list[Problem]") -> None:
-    """Take out what must not be used together: plain http without consent, TLS with a certificate that is unusable."""
+    """Take out what must not be used together: plain http without consent, TLS with a certificate that is unusable.
+    Of what slivers may not reach, nothing is lost because it cannot be read."""
     certificate_lost = any(problem.member == "/registry/cert" for problem in problems)
     kept = []
     for uri in values.get("registry_uris", []):
@@ -354,3 +356,6 @@ def _fail_closed(values: "dict[str, Any]", problems: "list[Problem]") -> None:
         else:
             kept.append(uri)
     values["registry_uris"] = kept
+    if any(problem.member in ("/firewall", "/firewall/exclude") for problem in problems):
+        values["firewall_exclude"] = list(EVERYTHING)
+        problems.append(Problem("/firewall/exclude", "Until it is corrected, slivers reach nothing at all."))

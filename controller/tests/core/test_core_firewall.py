@@ -120,14 +120,36 @@ def test_dns_and_api_are_open_only_where_the_member_wants() -> None:
 
 
 def test_options_of_the_firewall_that_cannot_be_used_are_named_and_the_rest_holds() -> None:
-    options = {".type": "firewall", "exclude": "10.0.0.0/8 10.0.0.1/8 fd00::/200 nonsense 192.0.2.7",
+    options = {".type": "firewall", "exclude": "10.0.0.0/8 192.0.2.7",
                "protocols": "tcp carrier-pigeon", "udp_ports": "53 5353"}  # fmt: skip
     found, problems = parse({"firewall": options})
     assert found.firewall_exclude == ["10.0.0.0/8", "192.0.2.7"]
     assert found.firewall_protocols == ["tcp"]
     assert found.firewall_udp_ports == [53]
     assert found.firewall_tcp_ports == [22, 23, 80, 443, 655, 665]
-    assert len(problems) == 5
+    assert len(problems) == 2
+
+
+def test_a_network_to_exclude_may_be_written_with_the_address_of_a_host_in_it() -> None:
+    words = "192.168.1.1/24 192.168.1.0/24 10.1.2.3/12 fd00:1:2::7/33 fd12::ff/128 192.0.2.7 192.0.2.9/32 1.2.3.4/0"
+    found, problems = parse({"firewall": {".type": "firewall", "exclude": words}})
+    assert problems == []
+    assert found.firewall_exclude == [
+        "192.168.1.0/24", "10.0.0.0/12", "fd00:1::/33", "fd12::ff/128", "192.0.2.7", "192.0.2.9/32", "0.0.0.0/0",
+    ]  # fmt: skip
+
+
+def test_while_an_excluded_prefix_cannot_be_read_slivers_reach_nothing() -> None:
+    for options in (
+        {".type": "firewall", "exclude": "10.0.0.0/8 192.168.1.0/33"},
+        {".type": "firewall", "exclude": ["192.168.1"]},
+        {".type": "firewall", "exclude": 5},
+        {".type": "firewal", "exclude": "10.0.0.0/8"},
+    ):
+        found, problems = parse({"firewall": options})
+        text = firewall.render(found)
+        assert text.count("elements = { 0.0.0.0/0 }") == text.count("elements = { ::/0 }") == 2, options
+        assert "slivers reach nothing" in problems[-1].message
 
 
 def test_a_listing_says_what_was_let_through() -> None:
