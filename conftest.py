@@ -1,6 +1,11 @@
-"""What failed once and passed when it was run again is shown as plainly as a failure."""
+"""What failed once and passed when it was run again is shown as plainly as a failure. No test depends on the time that
+examples take: a busy machine is no fault."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
