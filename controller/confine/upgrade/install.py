@@ -14,7 +14,7 @@ from confine.upgrade.errors import UpgradeError
 from confine.upgrade.mirrors import Mirrors, Web
 from confine.upgrade.node import BUNDLE, SIGNATURES, Node
 from confine.upgrade.schedule import Rate, within
-from confine.upgrade.signatures import BundleError
+from confine.upgrade.signatures import BundleError, counted
 from confine.upgrade.staging import Staging
 
 TYPE_CHECKING = False
@@ -103,17 +103,18 @@ class Installer:
         manifest, signers = self._node.accept(found)
         event: "dict[str, Any]" = {"version": manifest.version, "epoch": manifest.epoch, BUNDLE: manifest.id}
         event["by"] = "schedule" if self._auto else "hand"
+        signatures = counted(found.signatures, signers)
         try:
             self._node.check_fits(manifest)
             slot = self._node.free_slot()
             event["slot"] = slot
-            if (self._node.slots.label(slot) or {}).get(BUNDLE) == manifest.id:
+            if (self._node.slots.label(slot) or {}).get(BUNDLE) == manifest.id and self._reads_back(slot):
                 return manifest, slot  # it is there as a whole; whoever starts it reads it once more
             if found.has_parts:
                 parts = found.parts(manifest)
-                self._write(slot, manifest, found.signatures, parts)
+                self._write(slot, manifest, signatures, parts)
             else:
-                event["fetched"] = self._fetch_and_write(slot, manifest, found.signatures, mirrors)
+                event["fetched"] = self._fetch_and_write(slot, manifest, signatures, mirrors)
         except Paused:
             raise
         except (UpgradeError, OSError) as error:
@@ -121,6 +122,14 @@ class Installer:
             raise UpgradeError(str(error))
         history.append({"event": "written", "signers": signers, **event}, self._node.paths)
         return manifest, slot
+
+    def _reads_back(self, slot: str) -> bool:
+        """Is all that the label of `slot` says on the medium? If not, writing it once more may mend it."""
+        try:
+            writer.check(slot, self._node.slots)
+        except (UpgradeError, OSError):
+            return False
+        return True
 
     def _open(self, source: str) -> "tuple[Bundle, Mirrors]":
         """The bundle, and where its parts are fetched if it is a head."""
@@ -200,7 +209,7 @@ class Installer:
                parts: "Iterator[tuple[str, bytes]]") -> None:  # fmt: skip
         label = json.loads(manifest.raw)
         label[BUNDLE] = manifest.id
-        label[SIGNATURES] = [text.strip().splitlines()[-1] for text in signatures]
+        label[SIGNATURES] = signatures
         self._report.state(WRITING, manifest.version)
         lock = os.path.join(self._node.paths.run, "upgrade.lock")
         with writer.open(slot, label, self._node.slots, lock) as sink:

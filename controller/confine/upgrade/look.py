@@ -22,18 +22,22 @@ PROPERTY = "upgrade"  # of the registry's node: VERSION or VERSION@BRANCH, once
 
 
 def newest(
-    node: "Node", mirrors: Mirrors, etags: "dict[str, str]", version: str, branch: str
+    node: "Node", mirrors: Mirrors, seen: "dict[str, tuple[str, bytes]]", version: str, branch: str
 ) -> "tuple[bytes | None, Manifest | None, list[str]]":
     """(head, manifest, problems): the newest bundle for this node that the mirrors have and enough keys vouch for.
 
-    etags: see Mirrors.head; (None, None, ...) also if nothing changed since. MirrorError if no mirror answers.
+    seen: see Mirrors.head: what was refused once, for a reason that may have passed, is judged anew. MirrorError if no
+    mirror answers.
     """
     board = node.board()
     best: "tuple[bytes | None, Manifest | None]" = (None, None)
     problems: "list[str]" = []
-    for raw in mirrors.head("{}/{}/{}".format(branch, board, version), MAX_HEAD, etags):
+    for raw in mirrors.head("{}/{}/{}".format(branch, board, version), MAX_HEAD, seen):
         try:
-            manifest, _ = node.accept(bundle.from_bytes(raw))
+            found = bundle.from_bytes(raw)
+            if found.has_parts:  # nobody vouches for them, and what is offered is fetched part by part
+                raise BundleError("the head of {}/{} holds more than a manifest and signatures".format(branch, board))
+            manifest, _ = node.accept(found)
             if (manifest.board, manifest.branch) != (board, branch):
                 raise BundleError("the bundle at {}/{} is one for {}/{}".format(
                     branch, board, manifest.branch, manifest.board))  # fmt: skip
@@ -56,7 +60,8 @@ class Lookout:
     def __init__(self, node: "Node", mirrors: Mirrors) -> None:
         self._node = node
         self._mirrors = mirrors
-        self._etags: "dict[str, dict[str, str]]" = {}
+        self._seen: "dict[str, tuple[str, bytes]]" = {}
+        self._place = ("", "")
         self._found: "tuple[tuple[str, str], Manifest | None, list[str], float] | None" = None
         self._checked: "int | None" = None
         self._error = ""
@@ -94,19 +99,17 @@ class Lookout:
         return doc
 
     def _fetch(self, version: str, branch: str) -> None:
-        etags = self._etags.setdefault(branch + "/" + version, {})
-        _, manifest, problems = newest(self._node, self._mirrors, etags, version, branch)
+        if self._place != (version, branch):
+            self._place, self._seen = (version, branch), {}
+        _, manifest, problems = newest(self._node, self._mirrors, self._seen, version, branch)
         before = self._found
-        same_place = before is not None and before[0] == (version, branch)
-        if manifest is None and not problems and same_place:
-            return  # nothing changed
-        if manifest is None and same_place and before is not None:
+        if manifest is None and before is not None and before[0] == self._place:
             manifest = before[1]  # a mirror that went bad takes back nothing that was verified
         if before is not None and before[1] is not None and manifest is not None and before[1].id == manifest.id:
             since = before[3]
         else:
             since = time.monotonic()
-        self._found = ((version, branch), manifest, problems, since)
+        self._found = (self._place, manifest, problems, since)
 
     def _decide(self, manifest: "Manifest | None", asked: bool, since: float) -> "tuple[str, str, float | None]":
         node, settings = self._node, self._node.settings

@@ -171,22 +171,22 @@ class Mirrors:
         self._web = web
         self.errors: "list[str]" = []
 
-    def head(self, path: str, limit: int, etags: "dict[str, str]") -> "list[bytes]":
-        """What the mirrors have at `path`, each different content once, in order; those left out that say theirs is
-        still that of `etags` (URI to ETag), which is brought up to date. `errors` says what failed. MirrorError if
-        none answered."""
+    def head(self, path: str, limit: int, seen: "dict[str, tuple[str, bytes]]") -> "list[bytes]":
+        """What the mirrors have at `path`, each different content once, in order. seen: what each (by URI) had the
+        last time, with its ETag; brought up to date. It stands for a mirror that says that nothing changed, and for
+        one that does not answer. `errors` says what failed. MirrorError if none answered."""
         found: "list[bytes]" = []
         self.errors = []
         for uri in self._uris:
             try:
-                answer = self._web.small(uri + path, limit, etags.get(uri, ""))
+                answer = self._web.small(uri + path, limit, seen[uri][0] if uri in seen else "")
             except BundleError as error:
                 self.errors.append(str(error))
-                continue
-            if answer is not None:
-                content, etags[uri] = answer
-                if content not in found:
-                    found.append(content)
+            else:
+                if answer is not None:
+                    seen[uri] = (answer[1], answer[0])
+            if uri in seen and seen[uri][1] not in found:
+                found.append(seen[uri][1])
         if self._uris and len(self.errors) == len(self._uris):
             raise MirrorError("no mirror answered: " + "; ".join(self.errors))
         return found

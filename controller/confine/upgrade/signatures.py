@@ -74,3 +74,16 @@ def _payload(text: str, size: int, what: str) -> bytes:
     if len(raw) != 2 + NUMBER_BYTES + size:
         raise BundleError("the {} has {} bytes, not {}".format(what, len(raw), 2 + NUMBER_BYTES + size))
     return raw[2:]
+
+
+def counted(texts: "list[str]", numbers: "list[str]") -> "list[str]":
+    """Of the signatures `texts` those that claim to be by one of the keys `numbers`, each as its line of base64."""
+    found = []
+    for text in texts:
+        try:
+            number = parse_signature(text).number
+        except BundleError:
+            continue  # anybody can add such to a bundle
+        if number in numbers:
+            found.append(text.strip().splitlines()[-1].strip())
+    return found

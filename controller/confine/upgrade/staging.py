@@ -210,18 +210,19 @@ class _Filler:
         try:
             for run in list(runs(self._missing, REQUEST)):
                 size = run[-1].offset + run[-1].size - run[0].offset
-                self._receive(pieces(run[0].offset, size, True), run[0].offset, run)
+                self._receive(pieces(run[0].offset, size, True), run[0].offset, size, run)
         except NoRanges:
-            self._receive(pieces(0, self._part.size), 0, list(self._missing))
+            self._receive(pieces(0, self._part.size), 0, self._part.size, list(self._missing))
 
-    def _receive(self, pieces: "Iterator[bytes]", position: int, chunks: "list[Chunk]") -> None:
-        """Keep `chunks` (in order) out of what comes, which begins at `position` of the part."""
+    def _receive(self, pieces: "Iterator[bytes]", position: int, size: int, chunks: "list[Chunk]") -> None:
+        """Keep `chunks` (in order) out of the `size` bytes that come, which begin at `position` of the part."""
         pending = b""
         left = iter(chunks)
         chunk = next(left, None)
         for piece in pieces:
             self._staging.came(self._part, len(piece), self._done)
             pending += piece
+            size -= len(piece)
             while chunk is not None:
                 useless = min(len(pending), chunk.offset - position)
                 pending, position = pending[useless:], position + useless
@@ -230,6 +231,8 @@ class _Filler:
                 self._keep(chunk, pending[: chunk.size])
                 pending, position = pending[chunk.size :], position + chunk.size
                 chunk = next(left, None)
+            if chunk is None and size:
+                return  # the rest is of no use, and there may be hundreds of MiB of it
         if chunk is not None:
             raise MirrorError(
                 "the answer ended before byte {} of {}".format(chunk.offset + chunk.size, self._part.name)

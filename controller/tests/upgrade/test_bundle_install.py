@@ -19,7 +19,7 @@ from bundle_world import Keys, edited, packed, some_bytes
 from mirror_world import Mirror
 from node_world import World, parts
 
-from confine.upgrade import history, mirrors, staging
+from confine.upgrade import history, mirrors, staging, writer
 from confine.upgrade.errors import UpgradeError
 from confine.upgrade.install import Paused
 
@@ -96,6 +96,23 @@ def test_a_directory_such_as_a_stick_serves_as_a_mirror(world):
     world.settings.upgrade_mirrors = ["file://" + world.web + "/"]
     world.install("latest")
     assert world.node.slots.label("b")["version"] == "1.0"
+
+
+def test_a_written_slot_in_which_a_bit_flipped_is_written_anew_by_the_same_bundle(world):
+    content = parts(world.directory, "x", (300_000, 1))
+    source = packed(world.bundle("1.0", content=content))
+    world.install(source)
+    with open(world.disk + "/root-b", "r+b") as file:
+        file.seek(5000)
+        file.write(bytes([content["root"][5000] ^ 1]))
+    with pytest.raises(UpgradeError, match="install the bundle again"):
+        writer.check("b", world.node.slots)
+    world.install(source)
+    is_whole(world, "b", content, "1.0")
+    # ... and one that reads back is not written again.
+    events = len(history.read(paths=world.paths))
+    world.install(source)
+    assert len(history.read(paths=world.paths)) == events
 
 
 def upgraded_once(world):
