@@ -2,22 +2,20 @@
 
     python3 -m upgrade.started
 
-Fills up the slot's counter of starts and makes the two copies of the pointer alike again. Does nothing on a node that
-GRUB did not start by our configuration, in a trial (not confirmed yet), or in a slot that a person started by hand.
+Fills up the slot's counter of starts and makes the two copies of the pointer alike again; a slot that GRUB fell back
+on, because the confirmed one had no starts left, becomes the confirmed one. Does nothing on a node that GRUB did not
+start by our configuration, in a trial (not confirmed yet), or in a slot that a person started by hand.
 """
 
 import os
 import sys
 
+from confine.errors import ConfineError
+from confine.upgrade.disk import Disk
 from upgrade import counter, fat, pointer
 
-_BLOCK_DEVICES = "/sys/class/block"
 # How GRUB says that it started a confirmed slot by itself; see upgrade/boot/grub.cfg.
 _BY_GRUB = ("counted", "uncounted")
-
-
-class StartedError(Exception):
-    """The boot loader could not be told: says what failed; the slot's starts go on being used up."""
 
 
 def boot_words(command_line: str) -> "dict[str, str]":
@@ -30,55 +28,98 @@ def boot_words(command_line: str) -> "dict[str, str]":
     return words
 
 
-def find_partition(name: str, directory: str = _BLOCK_DEVICES) -> str:
-    """The device of the partition that the GPT calls `name`. Raises StartedError if there is none."""
-    for device in sorted(os.listdir(directory)):
-        try:
-            with open(os.path.join(directory, device, "uevent"), encoding="utf-8") as file:
-                if f"PARTNAME={name}" in file.read().splitlines():
-                    return os.path.join("/dev", device)
-        except OSError:
-            continue
-    raise StartedError(f"no partition is called {name}: this disk was not made by this project")
-
-
-def restore_counter(slot: str) -> bool:
+def restore_counter(disk: Disk, slot: str) -> bool:
     """Fill up the counter of `slot` on the boot partition, which need not be mounted. True if it was written."""
-    fd = os.open(find_partition("boot"), os.O_RDWR)
+    fd = _open(disk, "boot")
     try:
         return counter.restore(fd, fat.find_sector(fd, "grub/grubenv"), slot)
     finally:
         os.close(fd)
 
 
-def repair_pointer() -> bool:
+def repair_pointer(disk: Disk) -> bool:
     """Make the pointer's copies alike. True if one was written."""
-    fd = os.open(find_partition("pointer"), os.O_RDWR)
+    fd = _open(disk, "pointer")
     try:
         return pointer.repair(fd)
     finally:
         os.close(fd)
 
 
+def take_over(disk: Disk, slot: str, failed: str) -> bool:
+    """Make `slot`, which GRUB fell back on and which came up, the confirmed one in place of `failed`, if that has no
+    starts left. True if it was done; the history then says so.
+
+    Without this neither slot could ever be written again: one runs, the other is the confirmed one. The counter of
+    `slot` is full before: cut off anywhere, GRUB starts `slot`.
+    """
+    fd = _open(disk, "boot")
+    try:
+        starts = counter.parse(os.pread(fd, counter.SECTOR, fat.find_sector(fd, "grub/grubenv")))
+    finally:
+        os.close(fd)
+    if starts.get(failed) != "0" or starts.get(slot) != counter.FULL:
+        return False
+    fd = _open(disk, "pointer")
+    try:
+        if pointer.confirmed(pointer.read(fd)) == slot:
+            return False
+        pointer.commit(fd, slot)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _open(disk: Disk, name: str) -> int:
+    # Not as an upgrade opens it: the boot partition may be mounted, and one sector of it is written all the same.
+    return os.open(disk.path(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def tell(words: "dict[str, str]", disk: "Disk | None" = None) -> "list[str]":
+    """Tell the boot loader what the boot words of the running kernel ask for; what could not be done."""
+    slot, confirmed = words.get("slot"), words.get("confirmed")
+    if slot not in pointer.SLOTS or words.get("boot") not in _BY_GRUB:
+        return []
+    disk = disk or Disk()
+    problems = []
+    try:
+        restore_counter(disk, slot)
+    except (OSError, ConfineError, counter.CounterError, fat.FatError) as error:
+        problems.append(f"the starts left of slot {slot} stay lowered: {error}")
+    try:
+        if confirmed in pointer.SLOTS and confirmed != slot and take_over(disk, slot, confirmed):
+            problems += _remember(disk, confirmed)
+        repair_pointer(disk)
+    except (OSError, ConfineError, fat.FatError, pointer.PointerError) as error:
+        problems.append(f"the pointer stays as it is: {error}")
+    return problems
+
+
+def _remember(disk: Disk, failed: str) -> "list[str]":
+    """Put into the history that the bundle in slot `failed` did not start: it is not taken again by itself."""
+    from confine.configuration import read_settings
+    from confine.paths import Paths
+    from confine.upgrade import record
+    from confine.upgrade.slots import Slots
+
+    paths = Paths()
+    try:
+        paths.data = read_settings(paths)[0].data_dir
+        manifest = Slots(disk).label(failed) or {}
+        record.remember("failed", {"slot": failed, "manifest": manifest}, paths,
+                        "it did not come up in three starts; the slot before is the confirmed one again")  # fmt: skip
+    except (OSError, ConfineError) as error:
+        return [f"the history does not say that slot {failed} did not come up: {error}"]
+    return []
+
+
 def main() -> int:
     """Exit status 0, or 1 with one line for each thing that could not be done."""
     with open("/proc/cmdline", encoding="utf-8") as file:
-        words = boot_words(file.read())
-    slot = words.get("slot")
-    if slot not in pointer.SLOTS or words.get("boot") not in _BY_GRUB:
-        return 0
-    status = 0
-    try:
-        restore_counter(slot)
-    except (OSError, StartedError, counter.CounterError, fat.FatError) as error:
-        print(f"started: the starts left of slot {slot} stay lowered: {error}", file=sys.stderr)
-        status = 1
-    try:
-        repair_pointer()
-    except (OSError, StartedError, pointer.PointerError) as error:
-        print(f"started: the pointer stays as it is: {error}", file=sys.stderr)
-        status = 1
-    return status
+        problems = tell(boot_words(file.read()))
+    for problem in problems:
+        print("started: " + problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -135,12 +135,3 @@ def test_a_counter_file_of_another_size_is_not_touched(tmp_path: Path) -> None:
 def test_the_kernel_command_line_says_what_grub_did() -> None:
     words = started.boot_words("quiet confine.slot=b confine.boot=counted confine.root=PARTLABEL=root-b confine.odd")
     assert words == {"slot": "b", "boot": "counted", "root": "PARTLABEL=root-b"}
-
-
-def test_a_partition_is_found_by_its_name_and_a_missing_one_is_named(tmp_path: Path) -> None:
-    for device, name in (("vda1", "bios"), ("vda2", "boot"), ("vda12", "boot-extra")):
-        (tmp_path / device).mkdir()
-        (tmp_path / device / "uevent").write_text(f"MAJOR=1\nPARTNAME={name}\n")
-    assert started.find_partition("boot", str(tmp_path)) == "/dev/vda2"
-    with pytest.raises(started.StartedError, match="no partition is called data"):
-        started.find_partition("data", str(tmp_path))

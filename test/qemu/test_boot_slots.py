@@ -80,3 +80,4 @@ def test_a_confirmed_slot_b_starts_and_when_it_fails_slot_a_does(
     words = restart(node)
     assert (words["confine.slot"], words["confine.confirmed"], words["confine.boot"]) == ("a", "b", "counted")
     assert counters(node) == {"a": "3", "b": "0"}
+    assert copies(node) == ["a", "a"], "what GRUB fell back on and came up is the confirmed one from then on"
