@@ -81,9 +81,16 @@ def _confirm(node: Node, args: "dict[str, Any]") -> int:
 
 
 def _rollback(node: Node, args: "dict[str, Any]") -> int:
-    from confine.upgrade import confirm
+    from confine.upgrade import confirm, record
 
+    left = node.slots.running
+    manifest = (node.slots.label(left) if left else None) or {}
     slot = confirm.roll_back(node.slots)
+    try:
+        # Newer as it is, it would be taken again at once by a node that upgrades by itself.
+        record.remember("failed", {"slot": left, "manifest": manifest}, node.paths, "a person went back from it")
+    except OSError as error:
+        sys.stderr.write("confine: the history cannot be written: {}\n".format(error))
     _show({"confirmed": slot}, args, lambda d: "slot {confirmed} runs from the next restart on\n".format(**d))
     return 0
 

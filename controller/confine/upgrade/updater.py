@@ -138,8 +138,9 @@ class Updater:
         if child is None or child.poll() is None:
             return
         self._child = None
+        # Also after one that ended well: if its trial begins, nobody lives to see this, and if not, it was refused.
+        self._not_before = now + RETRY_S
         if child.returncode != 0:
-            self._not_before = now + RETRY_S
             said = child.stderr.read(2048).decode("utf-8", "replace") if child.stderr is not None else ""
             self._log.warn("node", "the upgrade did not come to its end: {}".format(" ".join(said.split())))
 

@@ -122,6 +122,31 @@ def test_an_automatic_node_installs_once_and_on_trial(world):
     assert len(daemon.started) == 2
 
 
+def test_an_installation_whose_trial_was_refused_is_not_begun_anew_at_once(world):
+    world.settings.upgrade_mode = "auto"
+    world.publish(world.bundle("1.0"))
+    daemon = Daemon(world)
+    daemon.turn()
+    daemon.child.returncode = 0  # the trial is a process of its own: what it says is in the history
+    for _ in range(9):
+        daemon.turn()
+    assert len(daemon.started) == 1
+
+
+def test_an_automatic_node_does_not_take_again_what_a_person_went_back_from(world, monkeypatch, capsys):
+    world.settings.upgrade_mode = "auto"
+    world.publish(world.bundle("1.0"))
+    manifest, slot = world.install("latest")
+    world.turn_over()
+    history.append({"event": "confirmed", "bundle": manifest.id, "version": "1.0", "slot": slot}, world.paths)
+    assert run(world, monkeypatch, "rollback") == 0
+    world.running = "a"
+    daemon = Daemon(world)
+    assert (daemon.turn()["verdict"], daemon.started) == ("nothing", [])
+    assert run(world, monkeypatch, "history") == 0
+    assert "a person went back from it" in capsys.readouterr().out
+
+
 def test_nothing_new_costs_one_conditional_request_an_hour_and_no_file(world):
     world.publish(world.bundle("1.0"))
     daemon = Daemon(world)
