@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+from confine.control import ask
 from confine.errors import ConfineError
 from confine.paths import Paths
 from confine.upgrade import before, confirm, migrations, record, trial, watchdog
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 300
 EVERY_S = 1.0
+REFRESH_S = 15.0
 ALIVE_S = 120  # one look at everything takes less
 PROGRAMS = "gate.d"
 PROGRAM_S = 60
@@ -94,7 +96,8 @@ def _network(world: World) -> str:
 
 
 def _daemon(world: World) -> str:
-    return "" if world.now["status"] or not world.before.get("status") else "the controller does not answer"
+    # Whatever held before: without a controller nobody would ever upgrade this slot again.
+    return "" if world.now["status"] else "the controller does not answer"
 
 
 def _registry(world: World) -> str:
@@ -208,10 +211,13 @@ def open_questions(world: World) -> "dict[str, tuple[str, int]]":
 def watch(world: World, alive: "Callable[[], None]", say: "Callable[[str], None]") -> str:
     """Look until all is well, or something is not in its time. "" if all is well, or a person has confirmed the slot;
     else the reason to go back."""
-    begun = time.monotonic()
+    begun = asked = time.monotonic()
     told: "dict[str, str]" = {}
     while True:
         missing = open_questions(world)
+        if "registry" in missing and time.monotonic() - asked >= REFRESH_S:
+            asked = time.monotonic()
+            refresh(world.paths)
         for name, (words, _) in missing.items():
             if told.get(name) != words:
                 say("{}: not yet: {}".format(name, words))
@@ -224,6 +230,14 @@ def watch(world: World, alive: "Callable[[], None]", say: "Callable[[str], None]
                 return "{}: {} ({} s after it started)".format(name, words, int(passed))
         alive()
         time.sleep(EVERY_S)
+
+
+def refresh(paths: Paths) -> None:
+    """Have the registry read again: after a first read that came too early the next may be an hour, or a day, away."""
+    try:
+        ask(paths.control, "refresh")
+    except (ConfineError, OSError, ValueError):
+        pass  # the daemon's own check says so
 
 
 def main() -> int:

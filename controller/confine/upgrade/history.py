@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 FILE = "history.jsonl"
 KEPT = 200
+MAX_WHY = 500
+REFUSED = "refused"
 _MAX_BYTES = 1 << 20
 
 
@@ -21,8 +23,12 @@ def append(event: "dict[str, Any]", paths: "Paths | None" = None) -> None:
     directory = (paths or Paths()).upgrade
     durable.make_dir(directory)
     path = os.path.join(directory, FILE)
+    if "why" in event:
+        event = {**event, "why": str(event["why"])[:MAX_WHY]}
     line = json.dumps({"time": int(time.time()), **event}, sort_keys=True).encode() + b"\n"
     lines = _lines(path)
+    if event.get("event") == REFUSED and _is_last(event, lines):
+        return  # the same again and again would push out what must be known, such as what failed
     if len(lines) >= 2 * KEPT:
         durable.write_atomic(path, b"".join(one + b"\n" for one in lines[-KEPT:]) + line)
         return
@@ -48,6 +54,14 @@ def read(limit: int = KEPT, paths: "Paths | None" = None) -> "list[dict[str, Any
         if isinstance(event, dict):
             events.append(event)
     return events[-limit:]
+
+
+def _is_last(event: "dict[str, Any]", lines: "list[bytes]") -> bool:
+    try:
+        last = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return False
+    return isinstance(last, dict) and {**last, "time": 0} == {**event, "time": 0}
 
 
 def _lines(path: str) -> "list[bytes]":

@@ -8,6 +8,7 @@ from confine import durable
 from confine.clock import ntp_date
 from confine.upgrade import bundle, history, keyring
 from confine.upgrade.errors import UpgradeError
+from confine.upgrade.kexec import can_kexec
 from confine.upgrade.keyring import Keyring, Trust
 from confine.upgrade.manifest import Manifest, canonical, seconds
 from confine.upgrade.signatures import BundleError
@@ -72,7 +73,10 @@ class Node:
         return 0
 
     def watched(self) -> bool:
-        """Whether there is a watchdog in hardware: one that outlives the kernel."""
+        """Whether a watchdog in hardware, one that outlives the kernel, guards a trial here: one that the boot loader
+        starts is guarded by nothing until it is up."""
+        if not can_kexec(self.paths, os.path.join(self._root, "sys")):
+            return False
         directory = os.path.join(self._root, WATCHDOGS)
         try:
             names = os.listdir(directory)
@@ -110,6 +114,7 @@ class Node:
         shipped = keyring.load(self.settings.upgrade_keyring)
         keys = Keyring(shipped, trust)
         manifest, signers = bundle.verified(found, keys, keyring.clock(trust))
+        keys.check_left(manifest)
         trust.learn(manifest, keys.serial)
         return manifest, signers
 

@@ -38,6 +38,14 @@ def read(paths: Paths) -> "dict[str, Any] | None":
     return record if isinstance(record, dict) else None
 
 
+def forget(paths: Paths) -> None:
+    """The trial does not begin after all."""
+    try:
+        durable.remove(os.path.join(paths.upgrade, RECORD))
+    except OSError:
+        pass  # the next start takes it for one that failed
+
+
 def say_why(paths: Paths, why: str) -> None:
     """The trial gives itself up: its last words, for the slot that starts then."""
     try:

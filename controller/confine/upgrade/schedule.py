@@ -111,7 +111,7 @@ def _of_a_new_one(offer: Offer, policy: "dict[str, Any]", now: Now) -> "tuple[st
     if policy["mode"] == NOTIFY and not offer.asked:
         return TELL, "this node only tells of upgrades (upgrade.mode): `confine upgrade install`", None
     if not now.watched and not policy["unwatched"]:
-        return TELL, ("there is no hardware watchdog: a system that hangs early would need a hand; "
+        return TELL, ("no hardware watchdog guards a trial here: a system that hangs early would need a hand; "
                       "upgrade.unwatched '1' consents"), None  # fmt: skip
     deferred = now.deferred_until
     if deferred is not None and (now.now is None or now.now < deferred):

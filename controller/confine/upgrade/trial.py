@@ -15,6 +15,7 @@ from confine.errors import ConfineError
 from confine.paths import Paths
 from confine.upgrade import before, history, keep, overlay, record, watchdog, writer
 from confine.upgrade.errors import UpgradeError
+from confine.upgrade.kexec import can_kexec, word
 from confine.upgrade.slots import TRIAL, Slots
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 WORK = "/tmp"  # noqa: S108  # in memory on a node, and gone with it
 KERNEL = "/run/confine/kernel"
-QUIRKS = "kexec-quirks"
 LOAD_S = 120
 STOP_S = 120
 RESET_S = 30
@@ -54,50 +54,42 @@ def check(slot: str, slots: Slots) -> "dict[str, Any]":
 
 def make(slot: str, paths: Paths, slots: Slots) -> None:
     """End this system and start `slot`. Comes back only by UpgradeError (or OSError): then this system goes on."""
-    manifest = check(slot, slots)
-    seen = before.look(paths)
+    held = writer.hold(os.path.join(paths.run, "upgrade.lock"))
+    try:
+        begun = {"slot": slot, "manifest": check(slot, slots), "before": before.look(paths), "time": int(time.time())}
+        by_kexec = begun["kexec"] = can_kexec(paths)
+        # First what is refused most often, and leaves nothing behind.
+        if by_kexec:
+            load(slot, slots)
+        try:
+            prepare(slot, slots)
+            record.write(begun, paths)
+            record.remember("trial", begun, paths, "by kexec" if by_kexec else "by the boot loader")
+            if not by_kexec:
+                slots.backend.start_once(slot)
+        except BaseException:
+            record.forget(paths)  # it was never tried
+            if by_kexec:
+                _run(["kexec", "-u"])
+            raise
+        leave(by_kexec)
+    finally:
+        os.close(held)
+
+
+def prepare(slot: str, slots: Slots) -> None:
+    """Make the overlay of `slot` with this node's configuration. UpgradeError, OSError.
+
+    What was there may be the way back: from here on it is none, since the overlay is not what it was.
+    """
     configuration = os.path.join(WORK, "confine-keep.tgz")
     try:
         keep.pack(configuration)
+        slots.backend.forbid(slot)
         overlay.make(slots.disk, slot, configuration, WORK)
     finally:
         if os.path.exists(configuration):
             os.unlink(configuration)
-    by_kexec = can_kexec(paths)
-    if by_kexec:
-        load(slot, slots)
-    begun = {"slot": slot, "manifest": manifest, "before": seen, "time": int(time.time()), "kexec": by_kexec}
-    record.write(begun, paths)
-    record.remember("trial", begun, paths, "by kexec" if by_kexec else "by the boot loader")
-    if not by_kexec:
-        slots.backend.start_once(slot)
-    leave(by_kexec)
-
-
-def can_kexec(paths: Paths, sys: str = "/sys") -> bool:
-    """Can this machine start a kernel from the running one? Not without the kernel's help, nor where it is known to
-    hang: the quirks file has lines "vendor / product", as DMI names them; either may end in *."""
-    if not os.path.exists(os.path.join(sys, "kernel/kexec_loaded")):
-        return False
-    own = [_word(os.path.join(sys, "class/dmi/id", name)) for name in ("sys_vendor", "product_name")]
-    for directory in (paths.share, paths.etc):
-        for line in _word(os.path.join(directory, QUIRKS)).splitlines():
-            vendor, sign, product = line.partition(" / ")
-            if sign and _matches(own[0], vendor.strip()) and _matches(own[1], product.strip()):
-                return False
-    return True
-
-
-def _matches(text: str, pattern: str) -> bool:
-    return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
-
-
-def _word(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def command_line(slot: str, running: str, rsdp: str = "") -> str:
@@ -114,7 +106,7 @@ def command_line(slot: str, running: str, rsdp: str = "") -> str:
 
 def rsdp_of(systab: str = "/sys/firmware/efi/systab") -> str:
     """Where the firmware's tables lie, on UEFI: a kernel started by kexec does not find them by itself."""
-    for line in _word(systab).splitlines():
+    for line in word(systab).splitlines():
         name, _, value = line.partition("=")
         if name in ("ACPI20", "ACPI"):
             return value

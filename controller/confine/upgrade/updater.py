@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 JUDGE_S = 60.0  # between two judgements of what was seen
 BUSY_S = 2.0  # between two looks at an installation under way
 JITTER = 0.2
+# After a start nothing is tried before registry, overlay and slivers had time to come up: the gate goes by what held.
+SETTLE_S = 900.0
 RETRY_S = 600.0  # after an installation that did not come to its end
 STOP_S = 10.0
 
@@ -47,6 +49,7 @@ class Updater:
         slots: "Slots | None" = None,
         start_process: "Callable[[list[str]], subprocess.Popen[bytes]] | None" = None,
         root: str = "/",
+        settle_s: float = SETTLE_S,
     ) -> None:
         self._paths = paths
         self._settings = settings
@@ -57,6 +60,8 @@ class Updater:
         self._root = root
         self._start_process = start_process or _start
         self._child: "subprocess.Popen[bytes] | None" = None
+        self._settle_s = settle_s
+        self._begun: "float | None" = None
         self._next_look = 0.0
         self._not_before = 0.0
         self._said = ""
@@ -102,6 +107,9 @@ class Updater:
 
     def turn(self, node: Node, lookout: look.Lookout, now: float) -> None:
         """Look if it is time to, judge, act, and show it. now: monotonic seconds."""
+        if self._begun is None:
+            self._begun = now
+            self._not_before = now + self._settle_s
         if self._child is not None:
             self._watch_child(now)
         elif self._settings.upgrade_mode != OFF:

@@ -34,7 +34,7 @@ def open(slot: str, manifest: "dict[str, Any]", slots: "Slots | None" = None, lo
     """Begin to write `slot`. UpgradeError if it must not be written, another upgrade is under way, or the parts do not
     fit; then nothing was changed."""
     slots = slots or Slots()
-    held = _lock(lock)
+    held = hold(lock)
     try:
         slots.check_free(slot)
         parts = _checked_parts(slot, manifest, slots)
@@ -179,7 +179,7 @@ def _checked_parts(slot: str, manifest: "dict[str, Any]", slots: Slots) -> "dict
     return parts
 
 
-def _lock(path: str) -> int:
+def hold(path: str) -> int:
     """Held by whoever upgrades; goes with the process. UpgradeError if somebody does."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

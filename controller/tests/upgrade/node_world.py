@@ -55,6 +55,7 @@ class World:
         for name, text in {
             "usr/lib/confine/share/board": BOARD + "\n",
             "proc/meminfo": "MemTotal:  262144 kB\n",
+            "sys/kernel/kexec_loaded": "0\n",
             "sys/class/watchdog/watchdog0/identity": "i6300ESB timer\n",
         }.items():
             path = os.path.join(self.system, name)

@@ -72,7 +72,7 @@ class Log:
 class Daemon:
     """The updater, turn by turn."""
 
-    def __init__(self, world, **properties):
+    def __init__(self, world, settle_s=0.0, **properties):
         self.world = world
         self.started = []
         self.child = None
@@ -81,7 +81,7 @@ class Daemon:
         self.now = 0.0
         self.properties = properties
         self.updater = Updater(world.paths, world.settings, self.log, lambda: self.properties, self._change,
-                               start_process=self._start)  # fmt: skip
+                               start_process=self._start, settle_s=settle_s)  # fmt: skip
         self.node = world.node
         self.lookout = look.Lookout(self.node, Mirrors(world.settings.upgrade_mirrors, Web(), self.node.own))
 
@@ -131,6 +131,27 @@ def test_an_installation_whose_trial_was_refused_is_not_begun_anew_at_once(world
     for _ in range(9):
         daemon.turn()
     assert len(daemon.started) == 1
+
+
+def test_nothing_is_tried_before_the_node_had_time_to_come_up(world):
+    world.settings.upgrade_mode = "auto"
+    world.publish(world.bundle("1.0"))
+    daemon = Daemon(world, settle_s=900.0)
+    for _ in range(15):
+        daemon.turn()
+    assert daemon.started == []
+    daemon.turn(120)
+    assert len(daemon.started) == 1
+
+
+def test_a_machine_whose_trials_the_boot_loader_starts_is_one_without_a_watchdog(world):
+    world.settings.upgrade_mode = "auto"
+    world.publish(world.bundle("1.0"))
+    os.unlink(world.system + "/sys/kernel/kexec_loaded")
+    daemon = Daemon(world)
+    shown = daemon.turn()
+    assert (shown["verdict"], daemon.started) == ("tell", [])
+    assert "no hardware watchdog guards a trial here" in shown["reason"]
 
 
 def test_an_automatic_node_does_not_take_again_what_a_person_went_back_from(world, monkeypatch, capsys):

@@ -33,3 +33,20 @@ def test_a_line_that_was_cut_off_costs_only_itself(tmp_path):
         file.write(b'{"event": "cu')
     history.append({"event": "last"}, paths)
     assert [event["event"] for event in history.read(paths=paths)] == ["first", "last"]
+
+
+def test_the_same_refusal_again_and_again_is_one_line_and_pushes_nothing_out(tmp_path):
+    paths = Paths(data=str(tmp_path))
+    history.append({"event": "failed", "bundle": "x"}, paths)
+    for _ in range(5):
+        history.append({"event": "refused", "why": "kexec failed"}, paths)
+    history.append({"event": "refused", "why": "no room"}, paths)
+    assert [event["event"] for event in history.read(paths=paths)] == ["failed", "refused", "refused"]
+
+
+def test_however_much_there_is_to_say_the_newest_event_is_read(tmp_path):
+    paths = Paths(data=str(tmp_path))
+    for number in range(250):
+        history.append({"event": "refused", "why": f"{number} " + "x" * 9000}, paths)
+    history.append({"event": "failed", "bundle": "x"}, paths)
+    assert history.read(1, paths)[0]["event"] == "failed"

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from confine.errors import ConfineError
 from confine.paths import Paths
-from confine.upgrade import before, gate, history, migrations, record, trial
+from confine.upgrade import before, gate, history, kexec, migrations, record, trial
 from confine.upgrade.errors import UpgradeError
 
 GRUBS = (
@@ -47,14 +48,14 @@ def test_a_machine_on_the_list_or_without_kexec_is_tried_by_the_boot_loader(tmp_
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     sys = str(tmp_path / "sys")
-    assert trial.can_kexec(paths, sys)
+    assert kexec.can_kexec(paths, sys)
     os.mkdir(paths.etc)
     for line, works in (("Acme / Box 8", True), ("Acme / Box*", False), ("A / Box 7", True), ("Acme / Box 7", False)):
-        with open(os.path.join(paths.etc, trial.QUIRKS), "w") as file:
+        with open(os.path.join(paths.etc, kexec.QUIRKS), "w") as file:
             file.write("# hang\n" + line + "\n")
-        assert trial.can_kexec(paths, sys) is works
+        assert kexec.can_kexec(paths, sys) is works
     os.unlink(tmp_path / "sys/kernel/kexec_loaded")
-    assert not trial.can_kexec(Paths(share="/none", etc="/none"), sys)
+    assert not kexec.can_kexec(Paths(share="/none", etc="/none"), sys)
 
 
 def world(tmp_path, monkeypatch, then, now, options=None):
@@ -92,17 +93,33 @@ def test_what_held_before_must_hold_again(tmp_path, monkeypatch, now, said):
 
 
 def test_what_did_not_hold_before_is_no_reason_against_a_good_image(tmp_path, monkeypatch):
-    nothing = {
-        "overlay": None,
-        "addresses": {},
-        "routes": [],
-        "registry": False,
-        "slivers": [],
-        "api": False,
-        "status": False,
-    }
+    nothing = {"overlay": None, "addresses": {}, "routes": [], "registry": False, "slivers": [], "api": False}
     assert gate.open_questions(world(tmp_path, monkeypatch, nothing, nothing)) == {}
     assert gate.open_questions(world(tmp_path, monkeypatch, nothing, {})) == {}
+
+
+def test_an_image_without_a_controller_is_never_a_good_one(tmp_path, monkeypatch):
+    missing = gate.open_questions(world(tmp_path, monkeypatch, {"status": False}, {"status": False}))
+    assert list(missing) == ["daemon"]
+
+
+def test_a_registry_that_was_read_too_early_is_asked_for_again(tmp_path, monkeypatch):
+    asked, said = [], []
+
+    def ask(path, verb):
+        asked.append((path, verb))
+        if len(asked) == 1:
+            raise ConfineError("the daemon does not answer yet")
+        monkeypatch.setattr(before, "look", well)
+
+    one = world(tmp_path, monkeypatch, {}, {})
+    well = before.look
+    monkeypatch.setattr(before, "look", lambda paths: {**well(paths), "registry": False})
+    monkeypatch.setattr(gate, "ask", ask)
+    monkeypatch.setattr(gate, "EVERY_S", 0.001)
+    monkeypatch.setattr(gate, "REFRESH_S", 0.002)
+    assert gate.watch(one, lambda: None, said.append) == ""
+    assert asked == [(one.paths.control, "refresh")] * 2
 
 
 def test_a_bundle_may_leave_checks_out_but_not_those_a_node_is_lost_without(tmp_path, monkeypatch):
