@@ -32,7 +32,9 @@ def publish(source: str, web: str, keyring: "dict[str, Any]", now: float) -> Man
     BundleError if it is not, if a part is not right, or if it is older than what is published.
     """
     raw = draft.head(source)
-    manifest, _ = bundle.verified(bundle.from_bytes(raw), Keyring(keyring), Clock(now, 0))
+    keys = Keyring(keyring)
+    manifest, _ = bundle.verified(bundle.from_bytes(raw), keys, Clock(now, 0))
+    keys.check_left(manifest)
     draft.check_parts(source)
     directory = os.path.join(web, manifest.branch, manifest.board)
     _check_order(directory, manifest, raw)

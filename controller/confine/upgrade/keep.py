@@ -41,22 +41,30 @@ def pack(path: str, root: str = "/") -> int:
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
         for name in names:
             _add(tar, os.path.join(root, name), name)
-        if file.tell() > MAX_BYTES:
-            raise UpgradeError(
-                "the files to keep make more than {} MiB: see /etc/sysupgrade.conf".format(MAX_BYTES >> 20)
-            )
+            if file.tell() > MAX_BYTES:
+                raise _too_much("/" + name)
+    if os.path.getsize(path) > MAX_BYTES:
+        raise _too_much("all")
     return len(names)
+
+
+def _too_much(at: str) -> UpgradeError:
+    return UpgradeError("the files to keep make more than {} MiB, counted up to {}: see /etc/sysupgrade.conf".format(
+        MAX_BYTES >> 20, at))  # fmt: skip
 
 
 def _add(tar: tarfile.TarFile, path: str, name: str) -> None:
     """One file as it is at one moment: read as a whole, so that one that grows meanwhile breaks nothing."""
     try:
+        tar.inodes = {}  # type: ignore[attr-defined]  # each of a file's names is kept as a file
         member = tar.gettarinfo(path, name)
         if member is None or not (member.isreg() or member.issym()):
             return
         if member.isreg():
             with open(path, "rb") as file:
-                content = file.read(MAX_BYTES)
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                raise _too_much("/" + name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
         else:

@@ -122,6 +122,7 @@ class Keyring:
         self.serial: int = doc["serial"]
         self.threshold: int = doc["threshold"]
         self.revoked = revoked
+        self._doc = doc
         self.keys: "list[tuple[Key, dict[str, Any]]]" = [(parse_key(entry["key"]), entry) for entry in doc["keys"]]
 
     def verify(self, raw: bytes, signatures: "list[str]", clock: Clock) -> "list[str]":
@@ -148,6 +149,19 @@ class Keyring:
             said = "; ".join(dict.fromkeys(why)) or "there are no others"
             raise BundleError("signed by {} of the {} keys needed: {}".format(len(good), self.threshold, said))
         return sorted(good.values())
+
+    def check_left(self, manifest: Manifest) -> None:
+        """BundleError if what `manifest` revokes would leave fewer keys than are needed: nothing, not even the bundle
+        that mends it, could be trusted any more."""
+        doc = manifest.keyring
+        if doc is None or doc["serial"] <= self.serial:
+            doc = self._doc
+        revoked = self.revoked | set(manifest.revoked) | set(doc["revoked"])
+        keys = {parse_key(entry["key"]) for entry in doc["keys"]}
+        left = {key.public for key in keys if key.number not in revoked}
+        if len(left) < doc["threshold"]:
+            raise BundleError("the bundle revokes keys until {} of the {} needed are left: it has to bring a new "
+                              "keyring, too".format(len(left), doc["threshold"]))  # fmt: skip
 
     def _signer(self, signature: "Signature", raw: bytes, clock: Clock) -> "tuple[Key | None, str]":
         why = "key {} is not one this node trusts".format(signature.number)

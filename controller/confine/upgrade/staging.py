@@ -257,7 +257,7 @@ class _Appender:
         self._handle = handle
 
     def fill(self, pieces: "Pieces") -> None:
-        done = os.fstat(self._handle).st_size
+        before = done = os.fstat(self._handle).st_size
         for piece in pieces(done, self._part.size - done):
             _write(self._handle, piece, done)
             done += len(piece)
@@ -266,7 +266,9 @@ class _Appender:
             raise MirrorError("the answer ended after {} of {} bytes".format(done, self._part.size))
         if _sum(self._handle) != self._part.sha256:
             os.ftruncate(self._handle, 0)
-            raise MirrorError("part {} has the wrong sha256; it was thrown away".format(self._part.name))
+            if not before:
+                raise MirrorError("part {} has the wrong sha256; it was thrown away".format(self._part.name))
+            self.fill(pieces)  # another mirror began it: all of it from this one
 
 
 def _open(path: str) -> int:

@@ -9,13 +9,13 @@ import shutil
 import tarfile
 
 import pytest
-from bundle_world import packed
+from bundle_world import packed, some_bytes
 from mirror_world import Mirror
 
 from confine.upgrade import look, staging
 from confine.upgrade.chunks import Chunk
 from confine.upgrade.errors import UpgradeError
-from confine.upgrade.mirrors import Mirrors, NoRanges, Web
+from confine.upgrade.mirrors import MirrorError, Mirrors, NoRanges, Web
 
 HEAD = "/stable/test-board/"
 
@@ -132,3 +132,33 @@ def test_a_head_that_was_refused_is_judged_anew_when_the_reason_has_passed(world
     os.unlink(trust)
     found = watching.look({})
     assert (found["offered"]["version"], found["problems"]) == ("2.0", [])
+
+
+def test_a_mirror_with_a_wrong_beginning_does_not_spoil_what_an_honest_one_has(tmp_path):
+    content = some_bytes(3, 200_000)
+    asked = []
+
+    class Gathering:
+        def came(self, *_):
+            pass
+
+    class Root:
+        name, size, sha256 = "root", len(content), hashlib.sha256(content).hexdigest()
+
+    def liar(offset, size, strict=False):
+        yield bytes(1000)
+        raise MirrorError("it breaks off")
+
+    def honest(offset, size, strict=False):
+        asked.append(offset)
+        yield content[offset : offset + size]
+
+    with open(tmp_path / "part", "w+b") as file:
+        appender = staging._Appender(Gathering(), Root(), file.fileno())
+        with pytest.raises(MirrorError):
+            appender.fill(liar)
+        appender.fill(honest)
+        assert (asked, os.pread(file.fileno(), len(content), 0)) == ([1000, 0], content)
+        os.ftruncate(file.fileno(), 0)
+        with pytest.raises(MirrorError, match="wrong sha256"):
+            appender.fill(lambda offset, size, strict=False: iter([bytes(len(content))]))

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confine.upgrade import ed25519, keyring
-from confine.upgrade.keyring import Clock, Trust
+from confine.upgrade.keyring import Clock, Keyring, Trust
 from confine.upgrade.signatures import BundleError, is_by, parse_key, parse_signature
+from upgrade.bundle import publish
 
 # RFC 8032, 7.1: TEST 1, 2, 3 and SHA(abc).
 VECTORS = (
@@ -241,3 +242,18 @@ def test_what_was_learned_survives_a_cut_at_any_write(keys, tmp_path, monkeypatc
         assert Trust(path).revoked == {"0" * 16}
     Trust(path).learn(second, 1)
     assert Trust(path).revoked == {"0" * 16, "1" * 16}
+
+
+def test_a_bundle_that_would_leave_too_few_keys_is_not_learned_from_nor_published(keys, tmp_path):
+    doc = keys.keyring("a", "b")
+    last = make(str(tmp_path / "1"), keys, "ab", revoked=[keys.number("b")])
+    with pytest.raises(BundleError, match="until 1 of the 2 needed are left"):
+        Keyring(doc).check_left(verify(last, doc))
+    with pytest.raises(BundleError, match="it has to bring a new keyring"):
+        publish.publish(last, str(tmp_path / "web"), doc, NOON)
+    assert not os.path.exists(tmp_path / "web")
+    # With a keyring that has enough others it is right.
+    follows = make(str(tmp_path / "2"), keys, "ab", revoked=[keys.number("b")],
+                   keyring=keys.keyring("a", "c", serial=2))  # fmt: skip
+    Keyring(doc).check_left(verify(follows, doc))
+    publish.publish(follows, str(tmp_path / "web"), doc, NOON)

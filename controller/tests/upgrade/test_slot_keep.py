@@ -68,3 +68,25 @@ def test_a_list_without_the_nodes_own_settings_starts_no_trial(root, tmp_path):
     os.unlink(root / "etc/config/confine")
     with pytest.raises(UpgradeError, match="would not know its node"):
         keep.pack(str(tmp_path / "kept.tgz"), str(root))
+
+
+def test_each_name_of_a_file_is_kept(root, tmp_path):
+    os.link(root / "etc/config/network", root / "etc/config/other")
+    path = str(tmp_path / "kept.tgz")
+    keep.pack(path, str(root))
+    with tarfile.open(path) as tar:
+        for name in ("etc/config/network", "etc/config/other"):
+            assert tar.extractfile(name).read() == b"config interface 'lan'\n"
+
+
+def test_what_is_too_large_to_keep_is_said_and_never_cut(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(keep, "MAX_BYTES", 1 << 20)
+    (root / "etc/config/big").write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(UpgradeError, match="/etc/config/big"):
+        keep.pack(str(tmp_path / "kept.tgz"), str(root))
+    for number in range(40):
+        (root / f"etc/config/many-{number:02}").write_bytes(os.urandom(100_000))
+    os.unlink(root / "etc/config/big")
+    with pytest.raises(UpgradeError, match="counted up to /etc/config/many-"):
+        keep.pack(str(tmp_path / "kept.tgz"), str(root))
+    assert os.path.getsize(tmp_path / "kept.tgz") < 2 << 20  # it is in memory
