@@ -24,7 +24,7 @@ SEED := $(SEED)
 RELEASE ?= 25.12.2
 FIRMWARE = $(foreach name,TARGET BOARD SOURCE KEYS LUCI KEYRING VERSION EPOCH BRANCH NODE,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) '$($(name))'))
 
-.PHONY: help run test torture test-fast fleet lint format image bench clean setup firmware
+.PHONY: help run test torture test-fast fleet lint format image bench clean setup firmware test-openwrt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -62,6 +62,9 @@ image: build/stamp/uci ## the reference image and the example testbed's template
 
 firmware: build/stamp/venv build/stamp/firmware ## disk image, bundle and packages from a release of OpenWrt (RELEASE=25.12.2 TARGET=x86/64; BOARD=, SOURCE=, NODE=: docs/user/build.md)
 	@env PYTHONPATH=controller:. $(PYTHON) -m firmware.openwrt.build --release $(RELEASE) $(FIRMWARE)
+
+test-openwrt: build/stamp/venv ## the virtual nodes' cases on an OpenWrt image (KERNEL=vmlinuz ROOT=root.squashfs, INITRD= if it needs one, ONLY=word)
+	@$(SUDO) $(PYTHON) test/qemu/openwrt.py --kernel "$(KERNEL)" --root "$(ROOT)" --initrd "$(INITRD)" --only "$(ONLY)"
 
 bench: image ## what it costs, beside the same done by hand (ONLY=name: one figure); nothing fails for being slow
 	@$(SUDO) env ONLY="$(ONLY)" $(PYTHON) test/bench/run.py

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from firmware.image.compose import compose
+from qemu import openwrt
 from qemu.following import example_registry, following, settled  # noqa: F401  # fixtures of the tests of the whole
 from qemu.harness import Hardware, Snapshot, VirtualNode
 from qemu.harness_machine import QEMU
@@ -29,6 +30,13 @@ _NODE_FIXTURES = {"node", "fresh_node", "make_node", "booted", "disk"}
 _TIMEOUT_S = 180
 
 MakeNode = Callable[..., VirtualNode]
+
+
+class Given(dict[str, str]):
+    """The files of an image that was given; a case that asks for one it has not is skipped by name."""
+
+    def __missing__(self, name: str) -> str:
+        pytest.skip(f"this image has no {name}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,9 +80,12 @@ def session_dir() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def image_files(session_dir: str) -> dict[str, str]:
-    """The reference image: paths of kernel, initrd and root."""
+    """The reference image: paths of kernel, initrd and root. Or the image of `make test-openwrt` (openwrt.py)."""
     if shutil.which(QEMU) is None:
         pytest.skip(f"{QEMU} is not on this machine")
+    if "OPENWRT_KERNEL" in os.environ:
+        given = {name: os.environ[f"OPENWRT_{name.upper()}"] for name in _INPUTS}
+        return Given({name: path for name, path in given.items() if path})
     files = {}
     for name, file in _INPUTS.items():
         built = os.path.join(_REFERENCE, file)
@@ -88,6 +99,8 @@ def image_files(session_dir: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def disk(image_files: dict[str, str], session_dir: str) -> str:
     """The disk of a node without a configuration of its own. Not to be written to: nodes run on overlays."""
+    if "OPENWRT_KERNEL" in os.environ:
+        return openwrt.make_disk(image_files["kernel"], image_files["root"], image_files.get("initrd"), session_dir)
     made = os.path.join(_BUILD, "disk.img")
     path = os.path.join(session_dir, "disk.img")
     with _alone():
