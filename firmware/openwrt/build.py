@@ -101,7 +101,8 @@ def _make(
         say("note: " + line)
     packages = sdk.build(trees["sdk"], repository, order.luci, runner, say)
     files = _files(order, out)
-    built = imagebuilder.build(trees["imagebuilder"], order.board, packages, files, out, runner, say)
+    names = sdk.names(repository)
+    built = imagebuilder.build(trees["imagebuilder"], order.board, names, packages, files, out, runner, say)
     shutil.rmtree(files)
     os.mkdir(os.path.join(out, "packages"))
     for path in packages:

@@ -13,8 +13,6 @@ from firmware.openwrt.download import Say
 from firmware.openwrt.errors import FirmwareError
 from firmware.openwrt.run import Runner
 
-# In every image: the meta package of this project brings the rest.
-PACKAGES = ("confine",)
 _OVERLAY_MIB = 16
 _PIECE = 1 << 20
 _SQUASHFS_PAGE = 4096
@@ -40,20 +38,25 @@ def kernel_config(builder: str) -> str:
         return file.read()
 
 
-def build(builder: str, board: Board, packages: list[str], files: str, output: str, runner: Runner, say: Say) -> Built:
-    """Make the image of a board. packages: ours. files: a directory that is laid over the root. output: a directory
-    for what is made."""
+def build(
+    builder: str, board: Board, names: list[str], packages: list[str], files: str, output: str, runner: Runner, say: Say
+) -> Built:
+    """Make the image of a board.
+
+    names: of our packages that are installed; packages: all of ours, as files. files: a directory that is laid over the
+    root. output: a directory for what is made.
+    """
     _lay_in(builder, packages)
     root_mib = board.sizes_mib.get("root-a", layout.DEFAULT_SIZES_MIB["root-a"]) - _OVERLAY_MIB
     made = os.path.join(output, "openwrt")
     shutil.rmtree(made, ignore_errors=True)
     os.makedirs(made)
-    wanted = " ".join([*PACKAGES, *board.packages])
+    wanted = " ".join([*names, *board.packages])
     say(f"image: profile {board.profile}, with {wanted}")
     argv = ["make", "image", f"PROFILE={board.profile}", f"PACKAGES={wanted}", f"FILES={os.path.abspath(files)}"]
     runner.run([*argv, f"BIN_DIR={os.path.abspath(made)}", f"ROOTFS_PARTSIZE={root_mib}"], builder)
     installed = _manifest(made)
-    for name in PACKAGES:
+    for name in names:
         if name not in installed:
             raise FirmwareError(f"the ImageBuilder's image has no package {name}: see the log")
     images = tuple(sorted(glob.glob(os.path.join(made, "*"))))

@@ -25,7 +25,7 @@ def build(sdk: str, repository: str, luci: str, runner: Runner, say: Say) -> lis
     for old in _made(sdk):
         os.unlink(old)
     _name_feeds(sdk, os.path.join(repository, "package"), luci)
-    there = [name for name in PACKAGES if os.path.exists(os.path.join(repository, "package", name, "Makefile"))]
+    there = names(repository)
     say(f"packages: {', '.join(there)}")
     runner.run(["./scripts/feeds", "update", "luci", FEED], sdk)
     runner.run(["./scripts/feeds", "install", "-p", "luci", "luci-base"], sdk)
@@ -43,6 +43,11 @@ def build(sdk: str, repository: str, luci: str, runner: Runner, say: Say) -> lis
         if not any(os.path.basename(path).startswith((name + "-", name + "_")) for path in made):
             raise FirmwareError(f"the SDK built no package {name}, and said nothing of it: see the log")
     return made
+
+
+def names(repository: str) -> list[str]:
+    """The packages that belong into an image, as far as the repository has them."""
+    return [name for name in PACKAGES if os.path.exists(os.path.join(repository, "package", name, "Makefile"))]
 
 
 def _made(sdk: str) -> list[str]:
