@@ -190,6 +190,17 @@ def test_the_same_inputs_give_the_same_bytes_elsewhere(world, made):
     assert read(other, "sha256sums") == read(made, "sha256sums")
 
 
+def test_a_machine_of_another_kind_gets_the_image_builders_grub_and_no_bios_code(world):
+    (world / "arm.toml").write_text(BOARD.replace('"i386-pc", "x86_64-efi"', '"arm64-efi"').replace('"box"', '"arm"'))
+    board = boards.load(str(world / "arm.toml"))
+    arm = build.make(order(world, "arm", board=board), lambda line: None, str(world / "repository"))
+    content = disk(os.path.join(arm, "arm.img.gz"))
+    assert content[:440] == bytes(440)
+    parts = {part.name: part for part in layout.partitions(board.sizes_mib)}
+    found = content[parts["boot"].start : parts["boot"].start + parts["boot"].size]
+    assert b"BOOTAA64EFI" in found and b"a GRUB that is none: -O arm64-efi" in found
+
+
 def test_a_second_build_in_the_same_place_replaces_the_first_as_a_whole(world, made):
     copy = str(world / "again")
     shutil.copytree(world / "one-cache", copy + "-cache")
