@@ -297,8 +297,12 @@ def traced(found: "list[dict[str, Any]]") -> str:
 
 
 def _flow(flow: "dict[str, Any]") -> str:
+    from confine.records.trace import PROTOCOLS  # lazy: of one verb
+
     begin = time.strftime("%H:%M:%S", time.gmtime(flow["begin"]))
     ends = [flow.get("inside"), flow.get("inside_port"), flow.get("remote"), flow.get("remote_port")]
     words = ["-" if end is None else str(end) for end in ends]
-    text = "{} protocol {} {}:{} - {}:{}".format(begin, flow["protocol"], *words)
-    return text + ", {} bytes out".format(flow["bytes_out"])
+    protocol = [name for name, number in PROTOCOLS.items() if number == flow["protocol"]]
+    text = "{} {} {}:{} - {}:{}".format(begin, (protocol or ["protocol {}".format(flow["protocol"])])[0], *words)
+    sent = flow.get("bytes_out")  # not known of a connection that is still open
+    return text if sent is None else text + ", {} bytes out".format(sent)

@@ -120,8 +120,11 @@ def test_a_trace_names_slice_people_and_flows():
                    "remote_port": 80, "bytes_out": 12}],
     }  # fmt: skip
     text = tables.traced([answer])
-    for words in ("certain: sliver 5@1 of slice mesh", "Ann  researcher", "192.168.241.5:4000 - 192.0.2.1:80"):
+    for words in ("certain: sliver 5@1 of slice mesh", "Ann  researcher",
+                  "00:00:00 tcp 192.168.241.5:4000 - 192.0.2.1:80, 12 bytes out\n"):  # fmt: skip
         assert words in text
+    answer["flows"][0].update(bytes_out=None, protocol=99)
+    assert "00:00:00 protocol 99 192.168.241.5:4000 - 192.0.2.1:80\n" in tables.traced([answer])
     assert "nothing is recorded" in tables.traced([])
 
 
