@@ -284,25 +284,31 @@ class Standin:
 
     def look(self) -> None:
         """After devices came, went or changed."""
-        for message in self._news():
+        try:
+            messages = self._events.get()
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            messages = ()
+            self._look_at_all()
+        for message in messages:
             if message["event"] in ("RTM_NEWLINK", "RTM_DELLINK"):
                 self._device_changed(
                     message["event"] == "RTM_DELLINK", message.get_attr("IFLA_IFNAME"), message["flags"]
                 )
         self._tell()
 
-    def _news(self) -> Any:
-        """What the kernel tells of devices. Where it told more than was listened to, all that are there, and what is
-        not there any more is gone."""
-        try:
-            return self._events.get()
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
+    def _look_at_all(self) -> None:
+        """The kernel told more than was listened to. One by one: a list is refused while devices come and go."""
         for name in {interface.device for interface in self._interfaces.values()}:
             if not self._index(name):
                 self._device_changed(True, name, 0)
-        return self._ip.get_links()
+        for index, name in socket.if_nameindex():
+            try:
+                flags = self._ip.link("get", index=index)[0]["flags"]
+            except NetlinkError:
+                continue  # it has just gone, which will be told
+            self._device_changed(False, name, flags)
 
     def _device_changed(self, gone: bool, name: str, flags: int) -> None:
         for interface in self._interfaces.values():
