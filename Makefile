@@ -17,6 +17,7 @@ UPGRADE ?= 0
 export ONCE UPGRADE
 ARGS ?=
 POINTS ?= 8
+CUTS ?= 25
 ONLY ?=
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
@@ -37,7 +38,7 @@ test: image build/stamp/browser ## all tests, virtual nodes included (one that f
 
 torture: image ## what takes hours: crash points, power cuts, fuzzing, load (SEED=N repeats a run, ARGS="-k crash" a part)
 	@echo "SEED=$(SEED) repeats this run"
-	$(subst env ,env SEED=$(SEED) POINTS=$(POINTS) ,$(TEST)) -m torture --durations=15 $(ARGS)
+	$(subst env ,env SEED=$(SEED) POINTS=$(POINTS) CUTS=$(CUTS) ,$(TEST)) -m torture --durations=15 $(ARGS)
 
 test-fast: build/stamp/uci ## the tests that need no virtual node, under a minute
 	$(TEST) -m "not qemu and not torture and not slow" --durations=5

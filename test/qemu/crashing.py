@@ -39,7 +39,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 HOME = "/root/crash"
 CONVERGE_S = 300.0  # for hangs, not for slowness: a reboot on a busy machine is among it
 SPARE_TIMES = 4  # a change may have to be made more often than there are orders
-SETTLE_S = 15.0  # for the kernel and LXC to finish what has been ended
+SETTLE_S = 90.0  # for hangs: the kernel and LXC finish what has been ended
 OTHERS = ("1@1", "2@1", "4@1")
 CONCERNED = "3@1"
 FILES = "/srv/confine/slivers/000000000003_0001/"
@@ -85,6 +85,7 @@ class CrashNode(Following):
     def __init__(self, node: VirtualNode, registry: ExampleRegistry) -> None:
         super().__init__(node, registry)
         self.number = 0
+        self.settle_s = SETTLE_S
         self.usual: dict[str, Counter[str]] = {}
         self.steps: dict[str, dict[Kind, Extent]] = {}
 
@@ -189,7 +190,7 @@ class CrashNode(Following):
         if state not in self.usual:
             time.sleep(1)
             self.usual[state] = traces.gather(self.node)
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + self.settle_s
         while True:
             wrong = traces.difference(self.usual[state], traces.gather(self.node))
             if not wrong:

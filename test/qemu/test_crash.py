@@ -80,4 +80,5 @@ def test_a_step_that_leaves_something_more_each_time_is_found_out(short_lab: Lab
         name = (node.sliver(CONCERNED) or {})["name"]
         node.usual = {"started": usual + Counter([f"cgroups: /sys/fs/cgroup/confine/{name}/again-0"])}
         node.bring_about(change)
+        node.settle_s = 5.0  # what leaks stays: no need to wait long
         node.bring_about(change, [{"driver": kind[0], "verb": kind[1], "at": "after"}])

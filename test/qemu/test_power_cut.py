@@ -7,6 +7,7 @@ not tested here.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
@@ -25,9 +26,9 @@ from registry.testbed import ExampleRegistry
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200)]
 BOOT_S = 300.0
-SETTLE_S = 20.0
+SETTLE_S = 90.0  # for hangs
 CHANGE_S = 6.0  # about as long as a change takes
-CUTS = 25  # in `make torture`, of each sort
+CUTS = int(os.environ.get("CUTS") or 25)  # in `make torture`, of each sort
 
 # Documents to change, and where the number then stands on the node: (document of the sliver, member).
 CHANGES = {
@@ -136,13 +137,11 @@ def cut_during_bring_up(booted: Snapshot, settled: Snapshot, registry: ExampleRe
 
 
 @pytest.mark.torture
-def test_after_power_cuts_during_changes_all_is_as_asked_and_nothing_is_left_over(
+def test_after_a_power_cut_during_a_change_all_is_as_asked_and_nothing_is_left_over(
     following: Following, reachable: Callable[[bool], None]
 ) -> None:
-    chance = random.Random(new_seed())
     start_all(following)
-    for number in (1, 2):
-        cut_during_a_change(following, chance, number, reachable)
+    cut_during_a_change(following, random.Random(new_seed()), 1, reachable)
 
 
 @pytest.mark.torture
