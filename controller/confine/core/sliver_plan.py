@@ -13,6 +13,8 @@ from confine.core.redo import DEPLOYED, REGISTERED, STARTED, Redo, redo_of
 from confine.core.sliver_documents import is_unknown
 from confine.core.steps import DOWN
 
+STOPPED = "Stopped by the node's owner."
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confine.core.booking import Ledger
@@ -148,7 +150,7 @@ def _stopped(case: Case, works: Works, working: "SliverTarget | None") -> Outcom
             works.add("limits", "remove", why)
         elif not stop.kill and found.running and not found.frozen:
             works.add("limits", "freeze", why)
-    problems = [Problem("", text) for text in case.decision.sentences()]
+    problems = [Problem("", STOPPED)]  # who, from where and why is the owner's (`decisions` of confine status)
     if case.sliver is not None:
         problems.extend(case.sliver.problems)
     rest = not works.steps and not waits

@@ -102,13 +102,19 @@ class Root:
             os.close(handle)
 
     def make_directory(self, path: str, mode: int) -> None:
-        """Make the directory `path`, root's, with `mode`. One that is there stays as it is."""
+        """Make the directory `path`, root's, with `mode`. One that is there stays as it is. OSError if a running sliver
+        puts something else in its place meanwhile."""
         parts = _parts(path)
         above = self.parent(parts, make=True)
         try:
-            os.mkdir(parts[-1], mode, dir_fd=above)
-            os.chown(parts[-1], self.shift, self.shift, dir_fd=above, follow_symlinks=False)
-            os.chmod(parts[-1], mode, dir_fd=above)
+            os.mkdir(parts[-1], 0o700, dir_fd=above)
+            # A running sliver may have put a link in its place by now.
+            made = os.open(parts[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            try:
+                os.fchown(made, self.shift, self.shift)
+                os.fchmod(made, mode)
+            finally:
+                os.close(made)
         except FileExistsError:
             pass
         finally:

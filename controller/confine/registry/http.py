@@ -19,6 +19,7 @@ MAX_HEAD = 32 * 1024
 CHUNK = 64 * 1024
 CONNECT_S = 10.0
 SILENCE_S = 20.0  # without a single byte
+MAX_TRAILER = 64  # fields after the last chunk
 MAX_INTERIM = 5  # 1xx answers before the real one
 
 
@@ -134,10 +135,14 @@ class Connection:
                 break
             yield from self._exactly(size, deadline)
             self._line(deadline)
-        while self._line(deadline):  # trailer fields
-            pass
+        for _ in range(MAX_TRAILER):
+            if not self._line(deadline):
+                return
+        raise RegistryError("the answer has trailer fields without end")
 
     def _line(self, deadline: "float | None") -> bytes:
+        """Without `deadline` a line must come as a whole within SILENCE_S: none of it reaches whoever keeps pace."""
+        deadline = time.monotonic() + SILENCE_S if deadline is None else deadline
         while b"\n" not in self._buffer:
             if len(self._buffer) > MAX_HEAD or not self._more(deadline):
                 raise RegistryError("the answer is truncated within its chunks")

@@ -70,8 +70,16 @@ def test_a_stopped_sliver_is_frozen_and_left_as_it_is_whatever_is_asked() -> Non
         found = world.observed.slivers[NAME]
         assert found.running and found.frozen and found.deployment["slice_instance_sn"] == 0
         assert plan.states[NAME][0] == "deployed"
-        assert "confine release 5@42" in messages(plan.states[NAME][1])
+        assert "Stopped by the node's owner" in messages(plan.states[NAME][1])
         assert NAME in world.bookings
+
+
+def test_who_stopped_a_sliver_from_where_and_why_is_not_among_the_errors_everybody_may_read() -> None:
+    world = at("start")
+    world.decisions.stop(NAME, Mark("root with key anna@laptop from 192.168.1.23", "T", "scans my NAS"))
+    said = messages(world.settle(one()).states[NAME][1])
+    assert "Stopped" in said
+    assert [word for word in ("root", "anna", "192.168", "NAS", " T") if word in said] == []
 
 
 def test_a_stopped_sliver_does_not_come_up_after_a_reboot_and_a_release_brings_it_back() -> None:

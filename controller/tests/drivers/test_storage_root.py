@@ -145,3 +145,32 @@ def test_what_a_sliver_put_where_keys_are_written_first_is_neither_followed_nor_
     bench.storage.keys(bench.step(keys=[]))
     assert bench.read("root", ".ssh", "authorized_keys") == ""
     assert (bench.place / "outside").read_text() == "untouched"
+
+
+def test_a_link_put_where_a_directory_is_just_being_made_changes_nothing_outside(tmp_path, monkeypatch):
+    (tmp_path / "root").mkdir()
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    os.chmod(victim, 0o770)
+    mkdir = os.mkdir
+
+    def overtaken(name, *args, **options):
+        """What root in a running sliver may do in between."""
+        mkdir(name, *args, **options)
+        if name == ".ssh":
+            os.rmdir(tmp_path / "root/.ssh")
+            os.symlink(victim, tmp_path / "root/.ssh")
+
+    monkeypatch.setattr(os, "mkdir", overtaken)
+    with inroot.Root(str(tmp_path / "root"), 1000000) as root, pytest.raises(OSError):
+        root.make_directory(".ssh", 0o755)
+    found = os.stat(victim)
+    assert (found.st_mode & 0o7777, found.st_uid) == (0o770, os.getuid())
+
+
+def test_a_directory_that_is_made_is_the_slivers_own_with_the_mode_asked_for(tmp_path):
+    (tmp_path / "root").mkdir()
+    with inroot.Root(str(tmp_path / "root"), 1000000) as root:
+        root.make_directory("a/b", 0o750)
+    found = os.stat(tmp_path / "root/a/b")
+    assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (0o750, 1000000, 1000000)

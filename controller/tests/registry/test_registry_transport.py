@@ -10,6 +10,7 @@ import pytest
 
 from confine.core.documents import VERSION
 from confine.errors import RegistryError
+from confine.registry import http
 from confine.registry.http import Unreachable
 from confine.registry.transport import Transport
 from registry import faults
@@ -342,3 +343,53 @@ def test_recorded_bytes_of_the_original_server_are_understood(client: Any) -> No
         state, _ = client([server.base], plain_http=True).round()
     assert state["base"]["uri"] == server.base
     assert state["node"] is None
+
+
+# -- answers without end -------------------------------------------------------------------------------------------
+
+
+class Dribbling:
+    """Stands in for a socket: one byte comes every 19 s of a clock of its own, `content` first, then `again`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, content: bytes, again: bytes) -> None:
+        self._now = 1000.0
+        self._left = content
+        self._again = again
+        self.read = 0
+        monkeypatch.setattr(http, "time", self)
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def settimeout(self, seconds: float) -> None:
+        assert seconds > 0
+
+    def recv(self, size: int) -> bytes:
+        self._now += 19.0
+        self.read += 1
+        assert self.read < 1000, "nobody puts an end to it"
+        self._left = self._left or self._again
+        piece, self._left = self._left[:1], self._left[1:]
+        return piece
+
+
+CHUNKED = http.Head(200, "1.1", {"transfer-encoding": "chunked"})
+
+
+def test_a_chunk_extension_that_comes_byte_by_byte_holds_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Any = Dribbling(monkeypatch, b"5;", b"x")
+    with pytest.raises(Unreachable, match="did not come in time"):
+        list(http.Connection(server, "h").body(CHUNKED, None))
+
+
+def test_trailer_fields_without_end_hold_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Any = Dribbling(monkeypatch, b"", b"")
+    monkeypatch.setattr(server, "recv", lambda size: b"1\r\nz\r\n0\r\n" + b"a: b\r\n" * 1000)
+    with pytest.raises(RegistryError, match="trailer fields without end"):
+        list(http.Connection(server, "h").body(CHUNKED, None))
+
+
+def test_a_chunked_answer_may_have_some_trailer_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Any = Dribbling(monkeypatch, b"", b"")
+    monkeypatch.setattr(server, "recv", lambda size: b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\na: b\r\nc: d\r\n\r\n")
+    assert b"".join(http.Connection(server, "h").body(CHUNKED, None)) == b"abcde"
