@@ -329,7 +329,12 @@ def firewall(facts: Facts) -> "list[Finding]":
     if doc is None:
         return []
     if doc["ok"]:
-        return [Finding(OK, "firewall", "its tables stand")]
+        from confine import stop
+
+        return [
+            Finding(WARN, "firewall", pattern + " is cut off, and nobody decided so", "confine release " + scope)
+            for pattern, scope in stop.left_cut(stop.Node(facts.paths)).items()
+        ] or [Finding(OK, "firewall", "its tables stand")]
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(doc["since"])) if doc["since"] else "the start"
     said = "slivers are cut off since {}: {}".format(since, doc["said"] or "its tables are not up yet")
     todo = "see confine log, and what else changes nftables on this node"

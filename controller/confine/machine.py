@@ -4,6 +4,7 @@ import os
 
 from confine.core import interfaces, steps
 from confine.core.model import MIB, Observed, SliverObserved, Step
+from confine.core.network import management_devices
 from confine.core.settings import Settings
 from confine.decisions import DecisionBook
 from confine.drivers import ports
@@ -95,6 +96,8 @@ class Machine:
     def observe(self) -> Observed:
         """What is there now, read from kernel, LXC and disk. No process is started and no file written."""
         self.storage.snapshot()
+        network = self.network.observe()
+        self.interfaces.reserved = management_devices(self._settings, network.facts)
         self.interfaces.snapshot()
         bookings = self.journal.bookings()
         names = set(self.storage.names()) | set(self.limits.names()) | set(bookings)
@@ -110,7 +113,7 @@ class Machine:
             disk_free_mib=free,
             memory_total_mib=memory_mib(),
             overlay=self.overlay.observe(),
-            network=self.network.observe(),
+            network=network,
             links=self.interfaces.links,
         )
 

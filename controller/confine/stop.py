@@ -12,7 +12,7 @@ import threading
 from confine import decisions, durable
 from confine.control import ask
 from confine.core.addressing import MAX_SLIVER_NR, MIN_SLIVER_NR, parse_hostname
-from confine.core.decisions import ALL, Decisions, Mark, parse_sliver
+from confine.core.decisions import ALL, Decisions, Mark, parse_sliver, spoken
 from confine.core.text import HEX_DIGITS, only
 from confine.decisions import DecisionBook
 from confine.drivers import cgroups, firewall, ports
@@ -95,8 +95,16 @@ def stop(node: Node, scope: str, mark: Mark, begun: bool, say: "Callable[[str], 
 
 
 def release(node: Node, scope: str, say: "Callable[[str], None]") -> int:
-    """End the stop of `scope`. What was decided otherwise (other stops, pauses) stays. ConfineError if it cannot."""
-    said, durable = node.book.change(lambda decisions: decisions.release(scope))
+    """End the stop of `scope`. What was decided otherwise (other stops, pauses) stays. ConfineError if it cannot, or
+    there is nothing to release; what a release that was interrupted left is let go all the same."""
+    try:
+        said, durable = node.book.change(lambda decisions: decisions.release(scope))
+    except ConfineError as error:
+        if node.book.now().of(scope).stop is not None:
+            raise
+        restore(node, scope)
+        tell(node.paths)
+        raise ConfineError("{}; traffic and processes are as decided".format(error))
     say(said)
     if not durable:
         say("warning: the release holds, but " + VOLATILE)
@@ -136,6 +144,14 @@ def patterns_of(decisions: Decisions, numbers: "dict[str, int]") -> "list[str]":
     if ALL in decisions.stops:
         return [ports.pattern(None)]
     return [ports.pattern(numbers[name]) for name in sorted(decisions.stops) if name in numbers]
+
+
+def left_cut(node: Node) -> "dict[str, str]":
+    """{pattern of interfaces that are cut off though nobody decided so: what to release}."""
+    now, numbers = node.book.now(), {ports.pattern(nr): name for name, nr in node.numbers.items()}
+    wanted = patterns_of(now, node.numbers)
+    left = [] if ALL in now.stops else [pattern for pattern in firewall.standing_cuts() if pattern not in wanted]
+    return {pattern: spoken(numbers[pattern]) if pattern in numbers else "--all" for pattern in left}
 
 
 def freeze(node: Node, name: str, frozen: bool) -> None:

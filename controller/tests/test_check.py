@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from confine import check, tables
+from confine import check, stop, tables
 from confine.check import FAIL, OK, WARN, Facts
 from confine.core.model import Problem
 from confine.core.settings import Settings
@@ -82,6 +82,15 @@ def test_missing_programs_are_named_with_their_packages(tmp_path, monkeypatch):
     assert "install nftables" in said(findings) and states(findings).count(FAIL) == len(check.NEEDED_TOOLS)
     findings = check.nftables(facts(tmp_path))
     assert states(findings) == [FAIL] and "install nftables" in said(findings)
+
+
+def test_what_an_interrupted_release_left_cut_off_is_named_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(stop, "left_cut", lambda node: {"slv-07-*": "5@1"})
+    findings = check.firewall(facts(tmp_path, status=status(firewall={"ok": True, "since": None, "said": None})))
+    assert states(findings) == [WARN] and "confine release 5@1" in said(findings)
+    monkeypatch.setattr(stop, "left_cut", lambda node: {})
+    findings = check.firewall(facts(tmp_path, status=status(firewall={"ok": True, "since": None, "said": None})))
+    assert states(findings) == [OK]
 
 
 def test_options_that_cannot_be_used_and_a_missing_id_are_failures(tmp_path):

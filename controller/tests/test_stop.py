@@ -15,7 +15,7 @@ from confine.core.decisions import ALL, Decisions, Mark
 from confine.core.model import Booking, Step
 from confine.decisions import DecisionBook
 from confine.drivers import firewall, ports
-from confine.errors import StepError
+from confine.errors import ConfineError, StepError
 from confine.journal import Journal
 from confine.paths import Paths
 
@@ -113,6 +113,40 @@ def test_a_release_lets_go_only_what_nothing_else_holds(node, order):
     assert stop.release(node, NAME, lambda _: None) == 0
     assert ("only cut", "slv-7d-*") in order
     assert (NAME, "cgroup.freeze", "0") in order and (OTHER, "cgroup.freeze", "0") not in order
+
+
+def test_a_release_that_was_interrupted_is_made_good_by_another_one(node, order, monkeypatch):
+    stop.stop(node, NAME, mark(), False, lambda _: None)
+
+    def hangs(share, patterns):
+        raise StepError("nft did not end within 30 s")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(firewall, "only_cut", hangs)
+        with pytest.raises(StepError):
+            stop.release(node, NAME, lambda _: None)
+    monkeypatch.setattr(firewall, "standing_cuts", lambda: ["slv-07-*"])
+    assert stop.left_cut(stop.Node(node.paths)) == {"slv-07-*": "5@1"}
+    order.clear()
+    with pytest.raises(ConfineError, match="nothing to release; traffic and processes are as decided"):
+        stop.release(node, NAME, lambda _: None)
+    assert ("only cut",) in order and (NAME, "cgroup.freeze", "0") in order
+
+
+def test_a_sliver_stopped_with_all_is_not_let_go_by_a_release_of_its_own(node, order):
+    stop.stop(node, ALL, mark(), False, lambda _: None)
+    order.clear()
+    with pytest.raises(ConfineError, match="release --all"):
+        stop.release(node, NAME, lambda _: None)
+    assert order == [("decision",)]
+
+
+def test_what_is_cut_off_by_decision_is_not_left_over(node, order, monkeypatch):
+    monkeypatch.setattr(firewall, "standing_cuts", lambda: ["slv-07-*", "slv-7d-*", "slv-09-*"])
+    stop.stop(node, NAME, mark(), False, lambda _: None)
+    assert stop.left_cut(node) == {"slv-7d-*": "10@1", "slv-09-*": "--all"}
+    stop.stop(node, ALL, mark(), False, lambda _: None)
+    assert stop.left_cut(node) == {}
 
 
 def test_a_paused_sliver_stays_frozen_when_all_are_released(node, order):

@@ -117,16 +117,20 @@ class Wired(Record):
 
 
 class Link(Record):
-    """An interface of the node. bridge: whether it is one. master: the bridge it is on. up: switched on."""
+    """An interface of the node. bridge: whether it is one. master: the bridge it is on. up: switched on. own: why it is
+    the node's own and never lent (network.management_devices), or None."""
 
-    FIELDS = ("bridge", "master", "mac", "up", "carrier")
+    FIELDS = ("bridge", "master", "mac", "up", "carrier", "own")
 
-    def __init__(self, bridge: bool, master: "str | None", mac: str, up: bool, carrier: bool) -> None:
+    def __init__(
+        self, bridge: bool, master: "str | None", mac: str, up: bool, carrier: bool, own: "str | None" = None
+    ) -> None:
         self.bridge = bridge
         self.master = master
         self.mac = mac
         self.up = up
         self.carrier = carrier
+        self.own = own
 
 
 def waits_for(interface: SliverInterface, links: "dict[str, Link]", settings: "Settings") -> "str | None":
@@ -139,6 +143,8 @@ def waits_for(interface: SliverInterface, links: "dict[str, Link]", settings: "S
         return "the direct interface " + str(interface.parent) + " is not there now"
     if parent.master == local_bridge(settings):
         return str(interface.parent) + " is the community network's interface, it is never given to slivers"
+    if parent.own is not None:
+        return str(interface.parent) + " is never given to slivers: " + parent.own
     if not parent.up:
         return "the direct interface " + str(interface.parent) + " is down now"
     return None

@@ -81,6 +81,9 @@ class Firewall:
             except StepError as error:
                 self._failed = self._failed or (time.time(), str(error))
                 raise
+            if cuts and self._cut() != silent:  # released meanwhile: nobody else takes away what was just put in
+                silent = self._cut()
+                only_cut(self._share, silent)
             self._silent, self._stop_changes = silent, guard.changes
             self._standing, self._failed = True, None
         guard.reopen(mended, self._has_to_be_silent)

@@ -47,6 +47,7 @@ class Interfaces:
         self._lxc = os.path.join(paths.run, "lxc")
         self._settings = settings
         self.links: "dict[str, Link]" = {}
+        self.reserved: "dict[str, str]" = {}  # the node's own devices, and why they are not lent
         self._ports: "dict[str, Port]" = {}
         self._vlans: "dict[str, tuple[str, int]]" = {}
         self._classes: "dict[str, dict[int, classes.Class]]" = {}
@@ -138,7 +139,8 @@ class Interfaces:
                 up = int(cgroups.read(base + "flags") or "0", 16) & IFF_UP != 0
                 bridge = os.path.exists(base + "bridge")
                 carrier = cgroups.read(base + "carrier") == "1"
-                links[name] = Link(bridge, _master(base), cgroups.read(base + "address") or "", up, carrier)
+                links[name] = Link(bridge, _master(base), cgroups.read(base + "address") or "", up, carrier,
+                                   self.reserved.get(name))  # fmt: skip
         self.links, self._ports = links, ports
         self._vlans = parse_vlans(cgroups.read(VLANS))
         self._classes = {way: classes.of(name) for way, name in SHAPERS.items() if name in links}

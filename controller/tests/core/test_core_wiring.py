@@ -45,6 +45,18 @@ def test_a_sliver_whose_interfaces_are_as_asked_is_left_alone() -> None:
     assert running(what).verbs(what, 5) == ""
 
 
+def test_a_device_that_the_node_needs_itself_gets_no_vlan_of_slices_whatever_the_registry_lists() -> None:
+    what = asked(ISOLATED, vlan_tag=0x123)
+    world = World()
+    world.wires = True
+    world.observed.links = links()
+    world.observed.links["eth1"].own = "the node's default route goes over it"
+    world.settle(what)
+    found = world.observed.slivers[NAME].wired
+    assert found is not None and found.vlans == {} and list(found.ports) == ["slv-01-00"]
+    assert "eth1 is never given to slivers: the node's default route goes over it" in world.messages(what, 5)
+
+
 def test_an_interface_that_is_gone_or_off_its_bridge_is_made_again_without_a_start() -> None:
     what = asked(DEBUG)
     for spoil in (

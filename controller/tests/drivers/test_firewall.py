@@ -131,6 +131,18 @@ def test_interfaces_of_a_stopped_sliver_stay_down_when_the_others_come_back():
 
 
 @pytest.mark.root
+def test_a_sliver_released_while_the_tables_are_put_up_is_not_cut_off_by_that():
+    share = os.path.join(os.path.dirname(__file__), "../../../package/confine-node/files/usr/lib/confine/share")
+    inside("share = {!r}".format(os.path.abspath(share)) + """
+answers = [["slv-01-*", "slv-02-*"], ["slv-02-*"]]
+driver = firewall.Firewall(Settings(node_id=0x12), share, lambda: answers.pop(0) if answers[1:] else answers[0])
+driver.install(None)
+assert firewall.standing_cuts() == ["slv-02-*"]
+assert driver.ok()
+""")  # fmt: skip
+
+
+@pytest.mark.root
 def test_a_refused_transaction_leaves_the_old_rules_in_force():
     inside("""
         driver.install(None)

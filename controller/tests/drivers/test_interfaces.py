@@ -147,6 +147,13 @@ interfaces.put_back(one, Port(None, False, ""))
     assert "isolated on" in shown.stdout
 
 
+def test_devices_that_the_node_needs_itself_are_seen_as_its_own():
+    one = Interfaces(Paths(), Settings())
+    one.reserved = {"lo": "it is the loopback"}
+    one.snapshot()
+    assert one.links["lo"].own == "it is the loopback"
+
+
 def test_a_step_without_sliver_or_booking_is_refused():
     with pytest.raises(StepError, match="without sliver or booking"):
         Interfaces(Paths(), Settings()).attach(Step("interfaces", "attach", "x", "test"))
