@@ -13,6 +13,8 @@ from firmware.openwrt.download import Say
 from firmware.openwrt.errors import FirmwareError
 from firmware.openwrt.run import Runner
 
+# In every image: the ImageBuilder's own list has no web pages.
+COMMON = ("luci",)
 _OVERLAY_MIB = 16
 _PIECE = 1 << 20
 _SQUASHFS_PAGE = 4096
@@ -51,7 +53,7 @@ def build(
     made = os.path.join(output, "openwrt")
     shutil.rmtree(made, ignore_errors=True)
     os.makedirs(made)
-    wanted = " ".join([*names, *board.packages])
+    wanted = " ".join([*COMMON, *names, *board.packages])
     say(f"image: profile {board.profile}, with {wanted}")
     argv = ["make", "image", f"PROFILE={board.profile}", f"PACKAGES={wanted}", f"FILES={os.path.abspath(files)}"]
     runner.run([*argv, f"BIN_DIR={os.path.abspath(made)}", f"ROOTFS_PARTSIZE={root_mib}"], builder)

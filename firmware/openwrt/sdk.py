@@ -15,6 +15,7 @@ from firmware.openwrt.run import Runner
 FEED = "confine"
 PACKAGES = ("confine-node", "confine-upgrade", "luci-app-confine", "confine")
 _SUFFIXES = (".apk", ".ipk")
+_SECRET = "private-key.pem"  # the names of OpenWrt's rules.mk
 
 
 def build(sdk: str, repository: str, luci: str, runner: Runner, say: Say) -> list[str]:
@@ -35,6 +36,7 @@ def build(sdk: str, repository: str, luci: str, runner: Runner, say: Say) -> lis
     with open(os.path.join(sdk, ".config"), "a", encoding="utf-8") as file:
         file.write("".join(f"CONFIG_LUCI_LANG_{language}=m\n" for language in _languages(repository)))
     runner.run(["make", "defconfig"], sdk)
+    _make_key(sdk, runner)
     runner.run(["make", "package/luci-base/host/compile", "NO_DEPS=1", "V=s"], sdk)
     for name in there:
         runner.run(["make", f"package/{name}/compile", "NO_DEPS=1", "V=s"], sdk)
@@ -43,6 +45,16 @@ def build(sdk: str, repository: str, luci: str, runner: Runner, say: Say) -> lis
         if not any(os.path.basename(path).startswith((name + "-", name + "_")) for path in made):
             raise FirmwareError(f"the SDK built no package {name}, and said nothing of it: see the log")
     return made
+
+
+def _make_key(sdk: str, runner: Runner) -> None:
+    """The key that apk packages are signed with: a dependency of every package, so NO_DEPS leaves it out. Nobody has to
+    trust it: the ImageBuilder takes local packages by their checksums."""
+    openssl = "./staging_dir/host/bin/openssl"
+    if not os.path.exists(os.path.join(sdk, "staging_dir/host/bin/apk")) or os.path.exists(os.path.join(sdk, _SECRET)):
+        return
+    runner.run([openssl, "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", _SECRET], sdk)
+    runner.run([openssl, "ec", "-in", _SECRET, "-pubout", "-out", "public-key.pem"], sdk)
 
 
 def names(repository: str) -> list[str]:

@@ -30,7 +30,9 @@ SDK_MAKEFILE = """
 FEED = $(word 3,$(shell grep confine feeds.conf))
 defconfig:
 \ttouch .config
+# As OpenWrt's: packages are signed, and the key is a dependency, which NO_DEPS leaves out.
 package/%/compile:
+	test -s private-key.pem -a -s public-key.pem
 \t@test "$(NO_DEPS)" = 1
 \t@grep -qx "$*" package/feeds/installed || test "$*" = luci-base/host
 \tmkdir -p bin/packages/all/confine
@@ -79,6 +81,7 @@ def make(directory, config: str) -> None:
     keys.mkdir()
     _archive(directory / "sdk", release / NAMES["sdk"], {
         "Makefile": SDK_MAKEFILE, "scripts/feeds": FEEDS, "feeds.conf.default": "src-git luci https://nowhere.invalid/luci\n",
+        "staging_dir/host/bin/openssl": '#!/bin/sh\nexec openssl "$@"\n', "staging_dir/host/bin/apk": "#!/bin/sh\n",
     })  # fmt: skip
     _archive(directory / "builder", release / NAMES["imagebuilder"], {
         "Makefile": BUILDER_MAKEFILE, "build_dir/target-x86_64_musl/linux-x86_64/linux-6.12.74/.config": config,

@@ -114,7 +114,7 @@ def test_the_disk_starts_slot_a_and_has_kernel_and_root_where_the_node_finds_the
 def test_the_root_has_the_packages_the_board_asks_for_and_knows_its_board_and_keyring(made, tmp_path):
     root = str(tmp_path / "root")
     subprocess.run(["unsquashfs", "-q", "-n", "-d", root, os.path.join(made, "root.squashfs")], check=True)
-    assert read(root, "packages") == b"confine-node luci-app-confine confine kmod-one -kmod-two\n"
+    assert read(root, "packages") == b"luci confine-node luci-app-confine confine kmod-one -kmod-two\n"
     assert read(root, "usr/lib/confine/share/board") == b"box\n"
     assert keyring.load(os.path.join(root, "usr/lib/confine/share/upgrade-keyring.json"))["serial"] == 1
     assert os.access(os.path.join(root, "etc/init.d/confine-data"), os.X_OK)
@@ -163,7 +163,7 @@ def test_the_list_of_software_is_spdx_with_every_package_of_the_root(made):
         doc = json.load(file)
     assert doc["spdxVersion"] == "SPDX-2.3"
     assert {package["name"] for package in doc["packages"]} == {
-        "confine-box", "base-files", "confine-node", "luci-app-confine", "confine", "kmod-one"
+        "confine-box", "base-files", "luci", "confine-node", "luci-app-confine", "confine", "kmod-one"
     }  # fmt: skip
     known = {"SPDXRef-DOCUMENT", *(one["SPDXID"] for one in doc["packages"] + doc["files"])}
     for relation in doc["relationships"]:
