@@ -71,7 +71,8 @@ class Bench:
         except NodeError:
             return False
         network = (status["node"].get("network") or {}).get("state")
-        return status["registry"]["last_read"] is not None and network in ("as asked", "by hand", None)
+        there = self.node.run(["test", "-e", "/sys/class/net/br-confine"]).status == 0
+        return status["registry"]["last_read"] is not None and network in ("as asked", "by hand") and there
 
     def daemon(self, action: str) -> None:
         """Start or stop the daemon."""

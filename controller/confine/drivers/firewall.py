@@ -18,7 +18,7 @@ import time
 from confine.api import firewall as api_firewall
 from confine.core import firewall as rules
 from confine.core import interfaces
-from confine.drivers import nft, ports
+from confine.drivers import nft, nft_elements, ports
 from confine.drivers.guard import Guard
 from confine.errors import StepError
 
@@ -159,20 +159,24 @@ class Firewall:
             self._take_over()
         return self._guard
 
-    def _change(self, text: str) -> None:
-        """One transaction on tables that stand."""
+    def _change(self, text: str, come: "dict[tuple[str, str], list[str]] | None" = None) -> None:
+        """One transaction on tables that stand; come: as `_transact`."""
         guard = self._guarded()
         stood = guard.reason is None
-        mended = self._transact(guard, text)
+        mended = self._transact(guard, text, come)
         if stood and guard.reason is not None:
             guard.reopen(mended, self._has_to_be_silent)
 
-    def _transact(self, guard: Guard, text: str) -> int:
-        """Have nft do `text`. The guard's count of shuts that need no more looking at: those before this, and those for
-        this itself, where it does not carry the pid of our nft (a wrapper may stand in for the program). It was the
-        only change if the kernel counts one."""
+    def _transact(self, guard: Guard, text: str, come: "dict[tuple[str, str], list[str]] | None" = None) -> int:
+        """Have nft do `text`; where all of it is to put in the elements `come`, that is done without a process. The
+        guard's count of shuts that need no more looking at: those before this, and those for this itself, where it does
+        not carry the pid of our nft (a wrapper may stand in for the program). It was the only change if the kernel
+        counts one."""
         shut_count, before = guard.shut_count, nft.generation()
-        nft.run(["-f", "-"], text)
+        if come:
+            nft_elements.add(rules.TABLE, come)
+        else:
+            nft.run(["-f", "-"], text)
         after = nft.generation()
         if before is None or after != (before + 1) % (1 << 32) or not guard.caught_up():
             return shut_count
@@ -213,7 +217,8 @@ class Firewall:
             names = [port.name for port in after]
             gone = [key for key in self._leases if key[0] in [port.name for port in before] and key[0] not in names]
             lines = "".join(rules.lease_lines(*key, 0) for key in gone)
-            self._change(lines + rules.change(before, after))
+            text = lines + rules.change(before, after)
+            self._change(text, None if before else rules.elements(after))
             for key in gone:
                 del self._leases[key]
             self._ports[nr] = after

@@ -12,7 +12,6 @@ registry had been read lately, it must be read again. What did not answer before
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -282,6 +281,8 @@ def reload_followers(changed: "dict[str, Any]") -> None:
             continue
         command = [FOLLOWERS.get(package, ""), "reload"]
         if package == "network":
+            import shutil  # lazy: memory of the daemon's
+
             by_ubus = shutil.which("ubus") is not None
             command = ["ubus", "call", "network", "reload"] if by_ubus else ["/etc/init.d/network", "reload"]
         elif not os.path.exists(command[0]):

@@ -42,7 +42,7 @@ HEADER = "=IHHII"  # length, type, flags, sequence, port
 ANSWER_S = 2.0
 BUFFER = 4 << 20
 
-_own: "dict[int, float]" = {}  # port of a transaction of ours (the pid of its nft): when it began
+_own: "dict[int, float]" = {}  # port of a transaction of ours (the pid of its nft, or our socket's): when it began
 _starting = threading.Lock()
 
 
@@ -69,8 +69,18 @@ def run(arguments: "list[str]", text: str = "") -> bytes:
     return output
 
 
+def own_socket() -> socket.socket:
+    """A socket for a transaction that is known as ours. OSError if there is none."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    made.settimeout(ANSWER_S)
+    made.bind((0, 0))
+    with _starting:
+        _own[made.getsockname()[0]] = time.monotonic()
+    return made
+
+
 def is_own(port: int) -> bool:
-    """Whether netlink messages with this port are of a transaction by `run`."""
+    """Whether netlink messages with this port are of a transaction by `run`, or over `own_socket`."""
     with _starting:
         now = time.monotonic()
         for pid in [pid for pid, begun in _own.items() if now - begun > REMEMBER_S]:

@@ -8,7 +8,6 @@ observed by reading a few small files, with tinc 1.0 and 1.1 alike, and an idle 
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -72,7 +71,7 @@ class Overlay:
             key=self._own_key(),
             pid=tinc.running(self._pid_file),
             peers=tinc.peers_seen(self._seen),
-            program=shutil.which("tincd") is not None,
+            program=tinc.installed("tincd"),
             seen=self._seen,
         )
         found.loaded = self._read_loaded(found.pid)
@@ -282,6 +281,8 @@ class Overlay:
 
     def stop(self, step: "Step") -> None:
         """Stop tincd; what it told is gone with it."""
+        import shutil  # lazy: memory of the daemon's
+
         self._run_service("stop")
         shutil.rmtree(self._seen, ignore_errors=True)
         for path in (self._loaded, self._pid_file):

@@ -1,7 +1,6 @@
 """What tinc itself is asked and told: keys, whether it runs, whom it reaches. tinc 1.0 and 1.1 alike."""
 
 import os
-import shutil
 import socket
 import subprocess
 
@@ -85,8 +84,15 @@ def address_of(line: str) -> "tuple[str, int]":
     return words[0], port
 
 
+def installed(program: str) -> bool:
+    """Whether `program` is on the path."""
+    return any(os.access(os.path.join(directory, program), os.X_OK) for directory in os.get_exec_path())
+
+
 def make_key(etc: str) -> str:
     """A new private key, made by tinc itself (1.1 by its program tinc, 1.0 by tincd) in a directory of its own."""
+    import shutil  # lazy: memory of the daemon's
+
     scratch = os.path.join(etc, durable.TEMPORARY + "key")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -94,7 +100,7 @@ def make_key(etc: str) -> str:
         os.mkdir(os.path.join(scratch, "hosts"), 0o700)
         with open(os.path.join(scratch, "tinc.conf"), "w", encoding="ascii") as file:
             file.write("Name = new\n")
-        if shutil.which("tinc") is not None:
+        if installed("tinc"):
             command = ["tinc", "-b", "-c", scratch, "generate-rsa-keys", str(KEY_BITS)]
         else:
             command = ["tincd", "-c", scratch, "-K{}".format(KEY_BITS)]

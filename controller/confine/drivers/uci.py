@@ -1,8 +1,6 @@
 """OpenWrt's configuration, through libuci's own Python binding (pyuci)."""
 
 import os
-import shutil
-import tempfile
 
 from confine.durable import fsync_dir
 from confine.errors import SettingsError
@@ -48,7 +46,10 @@ def change(config: str, changes: "dict[str, dict[str, Any] | None]", directory: 
     not committed is neither used nor committed: libuci keeps such deltas in a directory, and here it gets one of its
     own. The file is replaced as a whole and is on disk when this comes back. SettingsError leaves it as it was.
     """
-    import uci  # lazy: a C extension
+    import shutil  # lazy, all three: memory of the daemon's
+    import tempfile
+
+    import uci  # a C extension
 
     scratch = tempfile.mkdtemp(prefix="confine-uci-")
     try:

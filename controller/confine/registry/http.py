@@ -218,7 +218,8 @@ def chunk_size(line: bytes) -> int:
 def dial(host: str, port: int, deadline: float) -> socket.socket:
     """A TCP connection to `host` (name, IPv4 or IPv6 address), its addresses tried in order."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # As bytes: for a text Python would load its tables for international names.
+        found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise Unreachable("the address of {} cannot be found: {}".format(host[:200], getattr(error, "strerror", error)))
     failure = "no address"

@@ -62,7 +62,7 @@ class Trust:
     def _handshake(self, context: ssl.SSLContext, sock: socket.socket, host: str, deadline: float) -> ssl.SSLSocket:
         try:
             sock.settimeout(max(0.1, deadline - time.monotonic()))
-            return context.wrap_socket(sock, server_hostname=host)
+            return context.wrap_socket(sock, server_hostname=host.encode("ascii"))  # see http.dial
         except ssl.SSLCertVerificationError as error:
             sock.close()
             raise Unreachable(self._refusal(error, host))

@@ -251,12 +251,63 @@ def test_a_change_for_one_sliver_touches_its_own_elements_only():
         texts = []
         run = nft.run
         nft.run = lambda arguments, text="": texts.append(text) or run(arguments, text)
+        before = sh("nft -s list ruleset")
         driver._become(3, [])
         driver._become(3, [])
-        driver._become(3, [port(3)])
         own = [any(word in line for word in ("slv-03-00", "0x1030000")) for text in texts for line in text.splitlines()]
-        assert len(texts) == 2 and all(own)
+        assert len(texts) == 1 and all(own)
+        driver._become(3, [port(3)])
+        assert sorted(sh("nft -s list ruleset").split()) == sorted(before.split())
         assert driver.ok()
+    """)
+
+
+@pytest.mark.root
+def test_a_sliver_that_starts_is_let_through_without_a_process_as_nft_would():
+    inside("""
+        every = [port(1, True), port(2), rules.Port("slv-03-00", "management", 3, "54:c0:00:12:03:00", [],
+                 ["fd65:fc41:c50f:12:1001:0:3:1"]), rules.Port("slv-04-00", "public6", 4, "54:c0:00:12:04:00", [],
+                 ["fd00:11:22::33:44"])]
+        driver.install(None)
+        nothing = sh("nft -s list ruleset")
+        sh("nft -f - <<'.'\\n" + rules.change([], every) + ".\\n")
+        by_nft = sh("nft -s list ruleset")
+        assert by_nft != nothing
+        until("the change by somebody else is known", lambda: not driver.ok())
+        driver.install(None)
+        assert sh("nft -s list ruleset") == nothing
+
+        def no_process(*_):
+            raise SystemExit("nft was started")
+
+        run, nft.run = nft.run, no_process
+        for one in every:
+            driver._become(one.nr, [one])
+        assert driver.ok() and up() == NAMES
+        nft.run = run
+        assert sorted(sh("nft -s list ruleset").split()) == sorted(by_nft.split())
+        for one in every:
+            driver._become(one.nr, [])
+        assert sorted(sh("nft -s list ruleset").split()) == sorted(nothing.split())
+    """)
+
+
+@pytest.mark.root
+def test_elements_that_the_kernel_refuses_change_nothing_and_are_a_failed_step():
+    inside("""
+        driver.install(None)
+        before = sh("nft -s list ruleset")
+        good = rules.elements
+        rules.elements = lambda ports: {**good(ports), ("bridge", "nosuch"): ["slv-01-00"]}
+        try:
+            driver._become(1, [port(1)])
+            raise SystemExit("it was taken")
+        except StepError as error:
+            assert "No such file" in str(error)
+        rules.elements = good
+        assert sh("nft -s list ruleset") == before and driver.admitted(1) == []
+        driver._become(1, [port(1)])
+        assert driver.ok() and "slv-01-00" in sh("nft list map bridge confine marks")
     """)
 
 
