@@ -56,23 +56,26 @@ class Bench:
         out = self.node.must(["env", "PYTHONPATH=/usr/lib/confine", "python3", DRIVE, what, self.sha256], timeout)
         return json.loads(out.strip().splitlines()[-1])
 
+    def asked(self, verb: str) -> dict[str, Any]:
+        """What the daemon answers; {} while it does not."""
+        try:
+            answer = json.loads(self.node.ask("/run/confine/control.sock", json.dumps({"verb": verb}).encode() + b"\n"))
+        except NodeError:
+            return {}
+        return dict(answer["result"])
+
     def has_read(self) -> bool:
         """Whether the daemon has read its registry."""
-        try:
-            answer = json.loads(self.node.ask("/run/confine/control.sock", b'{"verb": "status"}\n'))
-        except NodeError:
-            return False
-        return answer["result"]["registry"]["last_read"] is not None
+        status = self.asked("status")
+        return bool(status) and status["registry"]["last_read"] is not None
 
     def has_settled(self) -> bool:
-        """Whether the registry was read, and the node's network is as asked for."""
-        try:
-            status = json.loads(self.node.ask("/run/confine/control.sock", b'{"verb": "status"}\n'))["result"]
-        except NodeError:
+        """Whether the registry was read, the node's network is as asked for, and nothing is planned for the node."""
+        status, plan = self.asked("status"), self.asked("plan")
+        if not status or not plan or plan["node_steps"]:
             return False
         network = (status["node"].get("network") or {}).get("state")
-        there = self.node.run(["test", "-e", "/sys/class/net/br-confine"]).status == 0
-        return status["registry"]["last_read"] is not None and network in ("as asked", "by hand") and there
+        return status["registry"]["last_read"] is not None and network in ("as asked", "by hand")
 
     def daemon(self, action: str) -> None:
         """Start or stop the daemon."""
