@@ -53,7 +53,8 @@ class Machine:
         self.journal = journal
         self.book = book
         reserve = settings.disk_reserve_mib
-        self.cache = Cache(paths, fetcher, settings.cache_max_mib, on_progress, reserve, settings.template_max_mib)
+        self.cache = Cache(paths, fetcher, settings.cache_max_mib, on_progress, reserve, settings.template_max_mib,
+                           reader.data_fetcher if reader is not None else fetcher)  # fmt: skip
         self.storage = Storage(paths, self.cache, lambda: resolver_lines(settings), reserve)
         self.limits = LimitsDriver(paths)
         self.network = Network(paths, settings, reader)

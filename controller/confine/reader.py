@@ -60,8 +60,13 @@ class Reader:
 
     @property
     def fetcher(self) -> "Fetcher":
-        """What downloads templates and data."""
+        """What downloads templates."""
         return self._registry.fetcher
+
+    @property
+    def data_fetcher(self) -> "Fetcher":
+        """What downloads slices' data."""
+        return self._registry.data_fetcher
 
     def refresh(self) -> None:
         """Read now instead of at the next interval, also from an address that failed lately."""

@@ -35,6 +35,9 @@ INNER = (PRIVATE, MANAGEMENT)
 # it goes through the node. The sliver cannot set it: the kernel clears marks where a packet leaves a namespace.
 KIND_SHIFT, NR_SHIFT = 24, 16
 
+# Loopback, "this host", link-local, IPv4 in IPv6's clothes.
+LOCAL = ["127.0.0.0/8", "0.0.0.0/8", "169.254.0.0/16", "::/127", "fe80::/10", "::ffff:0:0/96"]
+
 # Protocols by the names that UCI takes; both versions of IP have the same numbers.
 PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "dccp": 33, "ipv6": 41, "gre": 47, "esp": 50, "ah": 51,
              "icmpv6": 58, "ospf": 89, "ipip": 4, "sctp": 132, "udplite": 136}  # fmt: skip
@@ -236,6 +239,24 @@ def _bits(prefix: str) -> "tuple[int, int, int]":
         value = value << size | part
     width = size * len(parts)
     return value, int(length or width), width
+
+
+def within(address: str, prefixes: "Iterable[str]") -> bool:
+    """Whether `address` lies in one of `prefixes`. ValueError if it is no address."""
+    value, _, width = _bits(address)
+    for prefix in prefixes:
+        first, length, size = _bits(prefix)
+        if size == width and value >> width - length == first >> width - length:
+            return True
+    return False
+
+
+def closed_to_slices(settings: "Settings") -> "list[str]":
+    """Prefixes that the node asks nothing of for slices' users: its own and other slivers' private ones, the testbed's
+    management network, what the member excluded. They are closed to their slivers' private interfaces, too."""
+    own = [settings.priv_ipv4_prefix24 + ".0/24", settings.priv_ipv6_prefix48 + "::/48"]
+    management = settings.mgmt_ipv6_prefix48
+    return LOCAL + own + settings.firewall_exclude + ([management + "::/48"] if management else [])
 
 
 def outermost(prefixes: "list[str]") -> "list[str]":

@@ -59,9 +59,10 @@ class Cache:
         on_progress: "Callable[[str, str, int, int | None], None]",
         reserve_mib: int = 128,
         template_max_mib: int = 2048,
+        data_fetcher: "Fetcher | None" = None,
     ) -> None:
         self.keep: "set[str] | None" = None
-        self._fetcher = fetcher
+        self._fetchers = {"template": fetcher, "data": data_fetcher or fetcher}
         self._max = max_mib * MIB
         self._reserve = reserve_mib * MIB
         self._template_max = template_max_mib * MIB
@@ -160,7 +161,7 @@ class Cache:
         partial = os.path.join(self._partials, sha256)
         download = Download(uri, sha256, partial, self.object(sha256), lambda size: self._room(what, size), progress)
         try:
-            download.run(self._fetcher)
+            download.run(self._fetchers[what])
         except OSError as error:
             raise StepError("the {} {} cannot be kept in the cache: {}".format(what, sha256, error))
 

@@ -3,6 +3,7 @@
 import random
 import time
 
+from confine.core.firewall import closed_to_slices
 from confine.errors import RegistryError
 from confine.paths import Paths
 from confine.registry import directory, state, uris
@@ -53,7 +54,8 @@ class Address:
 class Registry:
     """The testbed's registry. One `refresh()` at a time; `close()` and `retry()` may come from other threads.
 
-    fetcher: downloads templates and data (`Fetcher`), also while a round runs.
+    fetcher: downloads templates (`Fetcher`), whose addresses the testbed's operators write; also while a round runs.
+    data_fetcher: downloads data, whose addresses slices' users write: not from what is closed to them.
     """
 
     def __init__(self, settings: "Settings", paths: Paths) -> None:
@@ -66,6 +68,7 @@ class Registry:
             Address(self._source(address, base)) for address, base in zip(settings.registry_uris, bases, strict=True)
         ]
         self.fetcher = Fetcher(settings.registry_cert, bases)
+        self.data_fetcher = Fetcher(settings.registry_cert, bases, closed_to_slices(settings))
 
     def _source(self, address: str, base: str) -> Source:
         if base.startswith("file:"):
@@ -116,6 +119,7 @@ class Registry:
         """Close idle connections."""
         self._transport.close()
         self.fetcher.close()
+        self.data_fetcher.close()
 
     def _configured(self) -> "tuple[Names, int]":
         if self._names is None:

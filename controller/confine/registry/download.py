@@ -5,9 +5,11 @@ registry's own server by the configured certificate, others by the system's CAs.
 """
 
 import os
+import socket
 import stat
 import time
 
+from confine.core.firewall import within
 from confine.errors import RegistryError
 from confine.registry import uris
 from confine.registry.http import Connection, Head, content_length
@@ -29,13 +31,18 @@ class Fetcher:
     """Fetches files by URI. Thread-safe.
 
     bases: the registry's addresses; `registry_cert` verifies their servers. A file: URI is read only below a base
-    that is itself a directory on this machine.
+    that is itself a directory on this machine. closed: prefixes that nothing is fetched from, nor from the node itself;
+    the registry's servers apart. None: from anywhere.
     """
 
-    def __init__(self, registry_cert: "str | None", bases: "list[str]") -> None:
+    def __init__(self, registry_cert: "str | None", bases: "list[str]", closed: "list[str] | None" = None) -> None:
         self._web = [base for base in bases if not base.startswith("file:")]
         self._roots = [base for base in bases if base.startswith("file:")]
-        self._transport = Transport(registry_cert, {uris.origin(base) for base in self._web}, True)
+        self._closed = closed or []
+        places = [uris.place(base) for base in self._web]
+        self._registry = {(place.host, port) for place in places for port in (place.port, *uris.PORTS.values())}
+        self._transport = Transport(registry_cert, {uris.origin(base) for base in self._web}, True,
+                                    None if closed is None else self._is_closed)  # fmt: skip
 
     def fetch(self, uri: str, sink: "Sink", offset: int, on_start: "OnStart") -> None:
         """Hand the file at `uri`, from byte `offset` on, to `sink` piece by piece.
@@ -60,6 +67,14 @@ class Fetcher:
                 self._transport.give_back(last, connection)
             return
         raise RegistryError("{} cannot be fetched: {}".format(uri[:300], failure))
+
+    def _is_closed(self, host: str, port: int, address: str) -> bool:
+        if (host, port) in self._registry:
+            return False
+        try:
+            return within(address, self._closed) or is_own(address)
+        except ValueError:  # with a zone: link-local
+            return True
 
     def close(self) -> None:
         """Close idle connections."""
@@ -134,6 +149,16 @@ def read_piece(file: "BinaryIO", path: str, size: int = CHUNK) -> bytes:
         return file.read(size)
     except OSError as error:
         raise RegistryError("the file {} cannot be read: {}".format(path, error.strerror))
+
+
+def is_own(address: str) -> bool:
+    """Whether `address` is one of this node's: it would speak to itself from there. Nothing is sent."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+            return bool(probe.getsockname()[0] == address)
+        except OSError:
+            return False  # no way there
 
 
 def anywhere(_origin: str) -> bool:

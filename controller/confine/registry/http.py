@@ -13,7 +13,7 @@ from confine.registry import uris
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MAX_HEAD = 32 * 1024
 CHUNK = 64 * 1024
@@ -215,8 +215,9 @@ def chunk_size(line: bytes) -> int:
     return int(digits, 16)
 
 
-def dial(host: str, port: int, deadline: float) -> socket.socket:
-    """A TCP connection to `host` (name, IPv4 or IPv6 address), its addresses tried in order."""
+def dial(host: str, port: int, deadline: float, closed: "Callable[[str], bool] | None" = None) -> socket.socket:
+    """A TCP connection to `host` (name, IPv4 or IPv6 address), its addresses tried in order, without those that are
+    closed(address)."""
     try:
         # As bytes: for a text Python would load its tables for international names.
         found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
@@ -224,6 +225,9 @@ def dial(host: str, port: int, deadline: float) -> socket.socket:
         raise Unreachable("the address of {} cannot be found: {}".format(host[:200], getattr(error, "strerror", error)))
     failure = "no address"
     for family, kind, protocol, _, address in found:
+        if closed is not None and closed(str(address[0])):
+            failure = "this node fetches nothing from there for slices"
+            continue
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(min(CONNECT_S, _patience(deadline)))

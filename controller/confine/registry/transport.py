@@ -17,6 +17,7 @@ from confine.registry.http import Connection, Head, Unreachable, dial
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from socket import socket
     from typing import NamedTuple
 
     from confine.registry.tls import Trust
@@ -44,10 +45,17 @@ class Transport:
     """Connections by origin. Thread-safe; each connection is used by one thread at a time.
 
     trust_path: PEM file for the servers in `pinned` (origins), None: the system's CAs for them, too.
-    plain_http: whether http:// may be used at all.
+    plain_http: whether http:// may be used at all. closed(host, port, address): it is not connected to.
     """
 
-    def __init__(self, trust_path: "str | None", pinned: "set[str]", plain_http: bool) -> None:
+    def __init__(
+        self,
+        trust_path: "str | None",
+        pinned: "set[str]",
+        plain_http: bool,
+        closed: "Callable[[str, int, str], bool] | None" = None,
+    ) -> None:
+        self._closed = closed
         self._trust_path = trust_path
         self._pinned = pinned
         self._plain_http = plain_http
@@ -133,14 +141,19 @@ class Transport:
                     "plain http to {} is refused: use https, or set plain_http in /etc/config/confine if "
                     "the management overlay protects the way to the registry".format(authority)
                 )
-            return Connection(dial(where.host, where.port, deadline), authority)
+            return Connection(self._dial(where, deadline), authority)
         trust = self._trust(uris.origin("https://" + authority) in self._pinned)
-        wrapped = trust.wrap(dial(where.host, where.port, deadline), where.host, deadline)
+        wrapped = trust.wrap(self._dial(where, deadline), where.host, deadline)
         if wrapped is None:
-            wrapped = trust.wrap(dial(where.host, where.port, deadline), where.host, deadline)
+            wrapped = trust.wrap(self._dial(where, deadline), where.host, deadline)
         if wrapped is None:
             raise Unreachable("TLS with {} failed: its certificate changed between two connections".format(authority))
         return Connection(wrapped, authority)
+
+    def _dial(self, where: "uris.Place", deadline: float) -> "socket":
+        closed = self._closed
+        refused = None if closed is None else lambda address: closed(where.host, where.port, address)
+        return dial(where.host, where.port, deadline, refused)
 
     def _trust(self, pinned: bool) -> "Trust":
         from confine.registry.tls import Trust  # lazy: ssl costs memory, and a plain overlay needs none

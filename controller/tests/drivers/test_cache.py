@@ -357,3 +357,11 @@ def test_over_http_a_missing_server_is_an_error_that_names_the_address(tmp_path)
     step.sliver.template.uri = "http://127.0.0.1:9/gone"
     with pytest.raises(StepError, match="http://127.0.0.1:9/gone cannot be fetched"):
         make_cache(tmp_path, Fetcher(None, [])).fetch_template(step)
+
+
+def test_data_is_brought_by_the_fetcher_that_goes_where_slices_may_alone(tmp_path):
+    anywhere, guarded = OneFile({URI: b"template"}), OneFile({"http://files/d": CONTENT})
+    cache = make_cache(tmp_path, anywhere, data_fetcher=guarded)
+    cache.fetch_data(make_step("cache", "fetch_data", data=sha256(CONTENT)))
+    fetch(cache, sha256(b"template"))
+    assert guarded.asked == [("http://files/d", 0)] and anywhere.asked == [(URI, 0)]

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from confine.core.firewall import closed_to_slices
+from confine.core.settings import Settings
 from confine.errors import RegistryError
+from confine.registry import download
 from registry import faults
 from registry.faults import FaultyServer
 
@@ -161,3 +164,48 @@ def test_downloads_run_side_by_side_with_a_round(node: Any, server: FaultyServer
     node.round()
     thread.join(10)
     assert got.content == whole
+
+
+# -- what slices' users have the node ask --------------------------------------------------------------------------
+
+
+def test_data_is_not_fetched_from_the_node_itself_nor_by_a_redirect_but_templates_are(
+    client: Any, server: FaultyServer, certificate: tuple[str, str], serve: Any, got: Got, whole: bytes
+) -> None:
+    node = client([server.base], certificate[0])
+    other = serve()  # plain http on the loopback: not the registry
+    with pytest.raises(RegistryError, match="fetches nothing from there for slices"):
+        node.registry.data_fetcher.fetch(other.origin + "/files/debian.img", got.sink, 0, got.on_start)
+    server.faults = {"/files/*": faults.redirect("https://localhost:{}/x".format(other.base.split(":")[2][:-5]), 302)}
+    with pytest.raises(RegistryError, match="fetches nothing from there for slices"):
+        node.registry.data_fetcher.fetch(server.origin + "/files/debian.img", got.sink, 0, got.on_start)
+    assert other.requests == []
+    node.registry.fetcher.fetch(other.origin + "/files/debian.img", got.sink, 0, got.on_start)
+    assert got.content == whole
+
+
+def test_data_is_fetched_from_the_registrys_own_servers_wherever_they_are(node: Any, got: Got, whole: bytes) -> None:
+    server = node.registry.data_fetcher._web[0]
+    node.registry.data_fetcher.fetch(server[: -len("api/")] + "files/debian.img", got.sink, 0, got.on_start)
+    assert got.content == whole
+
+
+@pytest.mark.parametrize(
+    "address,closed",
+    [
+        ("127.0.0.9", True), ("::1", True), ("0.0.0.0", True), ("169.254.1.1", True), ("fe80::1%eth0", True),
+        ("fe80::1", True), ("::ffff:192.0.2.1", True), ("192.168.1.77", True), ("192.168.241.3", True),
+        ("fd65:fc41:c50f::9", True), ("fd12::1", True),
+        ("198.51.100.7", False), ("2001:db8::7", False), ("192.168.2.1", False),
+    ],
+)  # fmt: skip
+def test_data_comes_from_nowhere_that_a_private_interface_does_not_reach(address: str, closed: bool) -> None:
+    settings = Settings(mgmt_ipv6_prefix48="fd65:fc41:c50f", firewall_exclude=["192.168.1.0/24", "fd12::/16"])
+    fetcher = download.Fetcher(None, ["https://registry.example.org/api/"], closed_to_slices(settings))
+    assert fetcher._is_closed("files.example.org", 80, address) is closed
+    assert fetcher._is_closed("registry.example.org", 443, address) is False
+
+
+def test_an_address_of_the_nodes_own_is_known_as_such() -> None:
+    assert download.is_own("127.0.0.1")
+    assert not download.is_own("198.51.100.7")
