@@ -190,20 +190,31 @@ def on_path(program: str) -> bool:
 
 
 def nftables(facts: Facts) -> "list[Finding]":
-    """The kernel takes the rules that `confine stop` would put up; they are only tried."""
+    """The kernel takes the rules that `confine stop` would put up, and the node's own; they are only tried."""
+    from confine.core import firewall as rules
+
+    stop = ["-D", 'port="slv-*"', "-f", os.path.join(facts.paths.share, "stop.nft")]
+    return _try_rules(
+        stop, "", "traffic cannot be cut off", "install kmod-nft-bridge (kernel: CONFIG_NF_TABLES_BRIDGE)"
+    ) or _try_rules(
+        ["-f", "-"], rules.render(facts.settings), "the firewall cannot be put up, no sliver starts",
+        "install kmod-nft-connlimit, kmod-nft-nat (kernel: CONFIG_NFT_CONNLIMIT, CONFIG_NFT_MASQ)",
+    ) or [Finding(OK, "nftables", "traffic can be cut off, and the firewall be put up")]  # fmt: skip
+
+
+def _try_rules(arguments: "list[str]", text: str, lost: str, todo: str) -> "list[Finding]":
     import subprocess
 
-    rules = os.path.join(facts.paths.share, "stop.nft")
-    command = ["nft", "-c", "-D", 'port="slv-*"', "-f", rules]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=NFT_S, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["nft", "-c", *arguments], input=text.encode(), capture_output=True, timeout=NFT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Finding(FAIL, "nftables", "cannot be tried: {}".format(error), "install nftables")]
-    if done.returncode != 0:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
-        todo = "install kmod-nft-bridge (kernel: CONFIG_NF_TABLES_BRIDGE)"
-        return [Finding(FAIL, "nftables", "traffic cannot be cut off: " + said, todo)]
-    return [Finding(OK, "nftables", "traffic can be cut off")]
+    if done.returncode == 0:
+        return []
+    said = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
+    return [Finding(FAIL, "nftables", lost + ": " + said, todo)]
 
 
 def data(facts: Facts) -> "list[Finding]":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LINE_LIMIT = 64 * 1024
 ANSWER_LIMIT = 16 * 1024 * 1024
 TIMEOUT = 5.0
+AGAIN_S = 0.5
 
 
 class ControlServer:
@@ -27,6 +28,7 @@ class ControlServer:
     def __init__(self, path: str, handle: "Callable[[str, dict[str, Any]], Any]") -> None:
         self._path = path
         self._handle = handle
+        self._closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._unlink()
         before = os.umask(0o177)
@@ -40,6 +42,7 @@ class ControlServer:
 
     def close(self) -> None:
         """Stop answering."""
+        self._closed = True
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -52,13 +55,16 @@ class ControlServer:
             try:
                 client, _ = self._socket.accept()
             except OSError:
-                return
+                if self._closed:
+                    return
+                time.sleep(AGAIN_S)  # no descriptor is left, say: that passes
+                continue
             try:
                 with client:
                     client.settimeout(TIMEOUT)
                     self._answer(client)
-            except OSError:
-                pass  # the client went away
+            except Exception:  # noqa: S110
+                pass  # the client went away, or the answer cannot be written as JSON: the next one is answered
 
     def _answer(self, client: socket.socket) -> None:
         try:

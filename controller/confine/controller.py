@@ -26,6 +26,7 @@ from confine.paths import Paths
 from confine.reader import Reader
 from confine.recording import Recording
 from confine.status import Board
+from confine.wake import Wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Controller:
     def __init__(self, paths: Paths, settings: Settings, problems: "list[Problem]", log: Log) -> None:
         self._settings = settings
         self._log = log
+        self._waker = Wake()
+        self._wake = self._waker.tell
         self._journal = Journal(paths)
         self._own_problems = problems + [Problem("", text) for text in self._journal.problems]
         self._reader = Reader(paths, settings, log, self._wake)
@@ -62,11 +65,11 @@ class Controller:
         self._paths = paths
         self._sentences: dict[str, list[str]] = {}
         self._failures = Failures()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._peers: set[str] = set()
+        self._looked = False
         self._stopping = False
         self.reload = False
-        self._watch = Watch(paths.cgroup, self._wake_read)
+        self._watch = Watch(paths.cgroup, self._waker.handle)
         self._recording = Recording(paths, settings, self._journal, self._machine.limits.usage)
         self._board = Board(settings, self._machine, self._journal, self._reader, self._crew, self._recording)
 
@@ -85,7 +88,10 @@ class Controller:
     def run(self) -> None:
         """Work until stopped. Slivers are left running."""
         self._log.info("node", "controller started")
-        self._machine_first_look()
+        try:
+            self._first_look()
+        except Exception as error:  # each turn tries again; whoever asks meanwhile is told
+            self._round_failed(error)
         control = ControlServer(self._paths.control, self._verb)
         api = self._api_server()
         self._reader.start()
@@ -110,6 +116,7 @@ class Controller:
         self._recording.close()
         self._watch.close()
         self._machine.close()
+        self._waker.close()
         self._log.info("node", "controller stopped, slivers go on" if not self.reload else "reading settings again")
 
     def _verb(self, verb: str, args: "dict[str, Any]") -> "Any":
@@ -178,11 +185,25 @@ class Controller:
 
     # ---- the round ----------------------------------------------------------------------------------------------
 
-    def _machine_first_look(self) -> None:
+    def _first_look(self) -> None:
+        """What there is before anything is planned. Nothing once it was done."""
+        if self._looked:
+            return
         observed = self._machine.observe()
         allocations = {name: found.allocation for name, found in observed.slivers.items() if found.allocation}
-        self._journal.recover(allocations)
+        try:
+            self._journal.recover(allocations)
+        except StepError as error:  # what was recovered holds as long as the daemon runs
+            self._log.warn("node", str(error))
+            self._own_problems.append(Problem("", str(error)))
         self._prepare_stop()
+        self._looked = True
+
+    def _round_failed(self, error: Exception) -> None:
+        self._board.trouble = str(error)
+        self._log.warn("node", "round failed: {}: {}".format(type(error).__name__, error))
+        if os.environ.get("CONFINE_DEBUG"):
+            raise error
 
     def _prepare_stop(self) -> None:
         """What `confine stop` needs to be quick, and to keep its decision on a full disk."""
@@ -194,6 +215,7 @@ class Controller:
 
     def _turn(self) -> None:
         try:
+            self._first_look()
             desired = self._desired()
             busy = set(self._crew.jobs())  # before observing: of these the plan may see half a job
             plan, observed = self._plan(desired, busy)
@@ -209,9 +231,7 @@ class Controller:
             self._recording.look(self._reader.state, desired, observed)
             self._watch.follow({name for name, found in observed.slivers.items() if found.running})
         except Exception as error:  # a round that fails must not end the daemon; the next one looks anew
-            self._log.warn("node", "round failed: {}: {}".format(type(error).__name__, error))
-            if os.environ.get("CONFINE_DEBUG"):
-                raise
+            self._round_failed(error)
 
     def _desired(self) -> Desired:
         state = self._reader.state
@@ -326,21 +346,12 @@ class Controller:
 
     # ---- sleeping and waking ------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b".")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
-
     def _sleep(self) -> None:
         if self._stopping:
             return
         if self._watch.sleep(self._pause()):
             time.sleep(GATHER_S)
-            try:
-                os.read(self._wake_read, 65536)
-            except BlockingIOError:
-                pass  # a sliver ended, nobody asked
+            self._waker.clear()
 
     def _pause(self) -> float:
         """Until it is time to look again, or to try again what failed."""

@@ -59,7 +59,8 @@ class Journal:
                 self._change({name: value for name, value in self._bookings.items() if name != step.subject})
 
     def recover(self, allocations: "dict[str, dict[str, Any]]") -> None:
-        """Book what is allocated on disk ({name: allocation document}) and has no booking: a lost journal file."""
+        """Book what is allocated on disk ({name: allocation document}) and has no booking: a lost journal file.
+        StepError where that cannot be written; it holds all the same, until the daemon ends."""
         with self._lock:
             found = dict(self._bookings)
             taken = {booking.nr for booking in found.values()}
@@ -69,7 +70,10 @@ class Journal:
                     found[name] = booking
                     taken.add(booking.nr)
             if len(found) != len(self._bookings):
-                self._change(found)
+                try:
+                    self._change(found)
+                finally:
+                    self._bookings = found
 
     @property
     def boot_sn_done(self) -> "int | None":

@@ -45,6 +45,7 @@ class Board:
         self._round: tuple[Desired, Plan, Observed] | None = None
         self._rounds = 0
         self._shown = 0
+        self.trouble = ""  # why there was no round yet
         self.upgrade: "Callable[[], dict[str, Any] | None]" = lambda: None  # upgrade/overview.py
 
     def show(self, desired: Desired, plan: Plan, observed: Observed, ended: bool = True) -> None:
@@ -123,7 +124,8 @@ class Board:
         return {"ok": observed.firewall and said is None, "since": since, "said": said}
 
     def _before_the_first_round(self) -> "dict[str, Any]":
-        node: dict[str, Any] = {"id": self._settings.node_id, "name": None, "state": "debug", "errors": []}
+        errors = [{"member": "", "message": self.trouble}] if self.trouble else []
+        node: dict[str, Any] = {"id": self._settings.node_id, "name": None, "state": "debug", "errors": errors}
         lent = {"memory_booked": 0, "memory_total": 0, "disk_booked": 0, "disk_total": 0}
         return {"version": __version__, "time": time.time(), "round": 0, "node": node, "registry": self._registry(),
                 "upgrade": self.upgrade(), "lent": lent, "records": self._recording.status(),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confine import verbs
+from confine import evidence, stop, verbs
 from confine.bus import main as bus
 from confine.bus import rules
 from confine.control import ControlServer
@@ -153,3 +153,7 @@ def test_both_objects_answer_alike(tmp_path):
         methods["check"]["method"](request, {})
         assert json.loads(json.dumps(request.answer))["result"] == ["check", "--json"]
         assert methods["pause"]["signature"]["sliver"] == "s"
+
+
+def test_a_stop_of_all_may_gather_its_evidence_to_the_end():
+    assert bus.COMMAND_S > evidence.ALL_S + stop.TELL_S + stop.NOTE_S

@@ -93,6 +93,17 @@ def test_what_an_interrupted_release_left_cut_off_is_named_with_what_to_do(tmp_p
     assert states(findings) == [OK]
 
 
+def test_a_kernel_that_cuts_off_but_does_not_count_connections_is_named(tmp_path, monkeypatch):
+    nft = tmp_path / "bin/nft"
+    nft.parent.mkdir()
+    nft.write_text("#!/bin/sh\ntext=$(cat)\ncase $text in *'ct count over'*) echo No such file >&2; exit 1;; esac\n")
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", str(nft.parent) + os.pathsep + os.environ["PATH"])
+    findings = check.nftables(facts(tmp_path))
+    assert states(findings) == [FAIL]
+    assert "no sliver starts: No such file" in said(findings) and "kmod-nft-connlimit" in said(findings)
+
+
 def test_options_that_cannot_be_used_and_a_missing_id_are_failures(tmp_path):
     findings = check.configuration(facts(tmp_path, problems=[Problem("/node/id", "'zz' is no id")], node_id=None))
     assert states(findings) == [FAIL, FAIL]

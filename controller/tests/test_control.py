@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from confine import control
 from confine.control import ControlServer, ask
 from confine.errors import ConfineError
 
@@ -74,3 +75,34 @@ def test_a_socket_left_by_a_killed_daemon_is_replaced(path, tmp_path):
 
 def test_the_first_line_is_the_request_whatever_follows(path):
     assert '"ok": true' in raw(path, b'{"verb": "status"}\n{"verb"')
+
+
+def test_the_socket_answers_again_after_a_moment_without_descriptors(tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "AGAIN_S", 0.01)
+    server = ControlServer(str(tmp_path / "s"), handle)
+    real, failed = server._socket, []
+
+    class Exhausted:
+        """The listening socket, whose accept fails once."""
+
+        def accept(self):
+            if not failed:
+                failed.append(1)
+                raise OSError(24, "Too many open files")
+            return real.accept()
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+    server._socket = Exhausted()
+    assert ask(str(tmp_path / "s"), "status")  # taken by the accept that was under way
+    assert ask(str(tmp_path / "s"), "status") and failed
+    server.close()
+
+
+def test_an_answer_that_is_no_json_does_not_end_the_socket(tmp_path):
+    server = ControlServer(str(tmp_path / "s"), lambda verb, args: object() if verb == "odd" else "fine")
+    with pytest.raises(ConfineError):
+        ask(str(tmp_path / "s"), "odd")
+    assert ask(str(tmp_path / "s"), "status") == "fine"
+    server.close()

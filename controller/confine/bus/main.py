@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SOCKET = "/var/run/ubus/ubus.sock"
 LOOK_MS = 1000
 ASK_S = 5.0
-COMMAND_S = 20.0
+COMMAND_S = 40.0  # a stop of all gathers evidence for 20 s, and tells the daemon
 ANSWER_LIMIT = 512 * 1024  # a message of ubus holds 1 MiB, rpcd falls over a larger one
 
 

@@ -96,10 +96,18 @@ class Guard:
             ready = dict(waiting.poll(AGAIN_S * 1000 if self.reason else None))
             if self._end in ready:
                 return
-            if ready:
-                self._hear()
-            else:
-                self._silence_again()
+            try:
+                if ready:
+                    self._hear()
+                else:
+                    self._silence_again()
+            except OSError as error:  # no descriptor is left, say: what it did not see counts as a change
+                with self._lock:
+                    self.shut_count += 1
+                    self.reason = self.reason or "changes cannot be followed: {}".format(error)
+                    self.since = self.since or time.time()
+                self._wake()
+                time.sleep(AGAIN_S)
 
     def _silence_again(self) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ from confine.records import conntrack, moments
 from confine.records.actions import MIB, directory
 from confine.records.flow_store import FlowStore
 from confine.records.flow_table import FlowTable
+from confine.wake import Wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class FlowRecorder:
         self._state = threading.Condition()
         self._asked = self._done = 0  # flushes
         self._closing = False
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = Wake()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -90,21 +91,19 @@ class FlowRecorder:
                 return False
             self._asked += 1
             mine = self._asked
-            os.write(self._wake_write, b".")
+            self._wake.tell()
             return self._state.wait_for(lambda: self._done >= mine, timeout) and self._disk_error is None
 
     def close(self, timeout: float = 5.0) -> bool:
         """Write and stop. False: it did not end in time."""
-        thread = self._thread
-        if thread is None:
-            return True
         self._closing = True
-        try:
-            os.write(self._wake_write, b".")
-        except OSError:
-            pass  # the pipe is full of wake-ups already
-        thread.join(timeout)
-        return not thread.is_alive()
+        self._wake.tell()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return False
+        self._wake.close()
+        return True
 
     def status(self) -> "dict[str, Any]":
         """{on, open: connections under way, events, overruns: times the kernel dropped events, coarse: connections kept
@@ -145,7 +144,7 @@ class FlowRecorder:
 
     def _wait_without(self, until: float) -> None:
         while not self._closing and time.monotonic() < until:
-            if select.select([self._wake_read], [], [], max(0.0, until - time.monotonic()))[0]:
+            if select.select([self._wake.handle], [], [], max(0.0, until - time.monotonic()))[0]:
                 self._woken()
 
     def _listen(self, listener: socket.socket) -> None:
@@ -162,10 +161,10 @@ class FlowRecorder:
                 self._write()
                 due = now + self._every
             wait = max(0.0, min(due, self._list_at) - now)
-            ready = select.select([listener.fileno(), self._wake_read], [], [], wait)[0]
+            ready = select.select([listener.fileno(), self._wake.handle], [], [], wait)[0]
             if listener.fileno() in ready and not self._hear(listener):
                 return
-            if self._wake_read in ready:
+            if self._wake.handle in ready:
                 self._woken()
 
     def _list(self, listener: socket.socket) -> None:
@@ -200,10 +199,7 @@ class FlowRecorder:
         return True
 
     def _woken(self) -> None:
-        try:
-            os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            pass
+        self._wake.clear()
         with self._state:
             asked = self._asked
         if asked > self._done:

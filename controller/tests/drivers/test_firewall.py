@@ -143,6 +143,30 @@ assert driver.ok()
 
 
 @pytest.mark.root
+def test_a_guard_without_a_descriptor_to_spare_counts_that_as_a_change_and_goes_on():
+    inside("""
+        driver._ports = {1: [port(1)]}
+        driver.install(None)
+        take_down, failed = ports.take_down, []
+
+        def without(names):
+            if not failed:
+                failed.append(1)
+                raise OSError(24, "Too many open files")
+            return take_down(names)
+
+        ports.take_down = without
+        sh("nft flush ruleset")
+        until("the fault is told", lambda: driver.trouble() is not None)
+        until("slivers are cut off all the same", lambda: not up())
+        assert not driver.ok() and woken
+        driver.install(None)
+        until("it watches again", driver.ok)
+        assert up() and driver.trouble() is None
+    """)
+
+
+@pytest.mark.root
 def test_a_refused_transaction_leaves_the_old_rules_in_force():
     inside("""
         driver.install(None)
