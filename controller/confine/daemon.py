@@ -14,6 +14,7 @@ from confine.controller import Controller
 from confine.errors import ConfineError
 from confine.log import Log
 from confine.paths import Paths
+from confine.upgrade.migrations import check_data
 
 
 def lock(paths: Paths) -> int:
@@ -48,6 +49,7 @@ def main() -> int:
         for problem in problems:
             log.warn("settings", "{} {}".format(problem.member, problem.message).strip())
         try:
+            check_data(paths.data)
             controller = Controller(paths, settings, problems, log)
         except (ConfineError, OSError) as error:
             log.warn("node", "cannot start: {}".format(error))

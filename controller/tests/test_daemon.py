@@ -9,6 +9,7 @@ import pytest
 
 from confine import configuration, daemon
 from confine.controller import held_back, outdated
+from confine.core import settings as settings_table
 from confine.core.decisions import Decision, Mark
 from confine.core.model import Limits, SliverTarget, Step, Template
 from confine.core.settings import Settings
@@ -212,3 +213,19 @@ def test_the_ids_of_a_sliver_get_to_its_root_below_the_run_directory_whoever_mad
     os.mkdir(paths.run, 0o700)
     os.close(daemon.lock(paths))
     assert os.stat(paths.run).st_mode & 0o777 == 0o711
+
+
+def test_a_daemon_does_not_touch_data_of_a_format_that_its_slot_does_not_know(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "format.json").write_text('{"format": 999}')
+    settings, _ = settings_table.parse({})
+    settings.data_dir = str(data)
+    monkeypatch.setenv("CONFINE_RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(daemon, "read_settings", lambda *_: (settings, []))
+    monkeypatch.setattr(daemon, "Signals", lambda: None)
+    monkeypatch.setattr(daemon.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(daemon, "Controller", lambda *_: pytest.fail("it was begun"))
+    assert daemon.main() == 1
+    assert "the data has format 999, this slot knows 1" in (tmp_path / "run/log").read_text()
+    assert os.listdir(data) == ["format.json"]

@@ -222,10 +222,26 @@ def test_migrations_run_in_order_once_and_the_first_that_fails_keeps_the_rest(tm
 
 
 def test_data_formats_are_not_changed_on_trial_and_never_backwards(tmp_path):
-    data = str(tmp_path)
-    assert migrations.may_change_data(data, 2, on_trial=False)
-    assert not migrations.may_change_data(data, 2, on_trial=True)
-    migrations.set_data_format(data, 2)
-    assert not migrations.may_change_data(data, 2, on_trial=False)
-    with pytest.raises(UpgradeError, match="format 2, this slot knows 1"):
-        migrations.may_change_data(data, 1, on_trial=False)
+    directory, data, log = tmp_path / "data-migrations", str(tmp_path / "data"), tmp_path / "log"
+    directory.mkdir()
+    migrations.check_data(data, str(directory))
+    migration(directory, "002-first", f"echo 2 $1 >>{log}\n")
+    migration(
+        directory, "003-fails", f"[ -e {tmp_path}/mended ] || {{ echo broken >&2; exit 1; }}; echo 3 $1 >>{log}\n"
+    )
+    os.mkdir(data)
+    assert migrations.run_data(data, True, str(directory)) == 0
+    assert not log.exists()
+    with pytest.raises(UpgradeError, match="003-fails failed .*broken"):
+        migrations.run_data(data, False, str(directory))
+    assert migrations.data_format(data) == 2
+    (tmp_path / "mended").touch()
+    assert migrations.run_data(data, False, str(directory)) == 1
+    assert migrations.run_data(data, False, str(directory)) == 0
+    assert log.read_text() == f"2 {data}\n3 {data}\n"
+    # The slot before knows less.
+    (directory / "003-fails").unlink()
+    with pytest.raises(UpgradeError, match="format 3, this slot knows 2"):
+        migrations.run_data(data, False, str(directory))
+    with pytest.raises(UpgradeError, match="format 3, this slot knows 2"):
+        migrations.check_data(data, str(directory))
