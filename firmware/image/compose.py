@@ -1,4 +1,4 @@
-"""Puts a node's disk together: partition table, GRUB, pointer, slot a, an empty slot b, data.
+"""Puts a node's disk together: partition table, GRUB, pointer, slot a, an empty slot b, recovery, data.
 
     python3 -m firmware.image.compose --kernel vmlinuz --initrd initrd.img --root root.squashfs --output disk.img
 
@@ -39,6 +39,7 @@ def compose(
     *,
     platforms: Sequence[str] = boot.PC,
     grub: str = "",
+    recovery: str | None = None,
 ) -> bool:
     """Make the disk image `output`. True if it was made, False if it was there already from the same inputs.
 
@@ -47,6 +48,8 @@ def compose(
     sizes: partition name to MiB, for those that differ from layout.DEFAULT_SIZES_MIB.
     options: further words for the kernel's command line. version: of the system, as slot a's label says it.
     platforms: GRUB's names of what it is for. grub: a directory with lib/grub and bin/grub-mkimage, if not the host's.
+    recovery: a squashfs for when no slot starts, with /boot/vmlinuz and /boot/initrd.img that GRUB can read; without
+    one GRUB stops then.
     Slot b is empty, and its counter says that it was never confirmed, so GRUB never starts it.
     Raises LayoutError, BootError, FilesystemError or ToolError, and then leaves `output` as it was.
     """
@@ -57,6 +60,8 @@ def compose(
         files["initrd"] = initrd
     if config_tar is not None:
         files["config_tar"] = config_tar
+    if recovery is not None:
+        files["recovery"] = recovery
     loader = boot.Loader(tuple(platforms), grub)
     recipe = {**_recipe(files, table, options, epoch), "version": version, "loader": [*platforms, grub]}
     directory = os.path.dirname(os.path.abspath(output))
@@ -111,6 +116,10 @@ def _write_disk(
         filesystems.write_overlay(made, root, files["root"], files.get("config_tar"), work, epoch)
         copy_sparse(files["root"], disk.fileno(), root.start)
         copy_sparse(made, disk.fileno(), root.start + filesystems.overlay_offset(files["root"]))
+
+        if "recovery" in files:
+            filesystems.check_recovery(files["recovery"], parts["recovery"])
+            copy_sparse(files["recovery"], disk.fileno(), parts["recovery"].start)
 
         made = os.path.join(work, "data")
         filesystems.write_data(made, parts["data"], epoch)
@@ -189,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", required=True, metavar="FILE")
     parser.add_argument("--initrd", metavar="FILE", help="without one the kernel mounts the root itself")
     parser.add_argument("--config", metavar="TGZ", help="files that the node unpacks over / at its first start")
+    parser.add_argument("--recovery", metavar="SQUASHFS", help="the system for when no slot starts")
     parser.add_argument("--size", action="append", default=[], metavar="PARTITION=MIB")
     parser.add_argument("--version", default="0", help="the system's, as the slot's label says it")
     parser.add_argument("--options", default="", help="further words for the kernel's command line")
@@ -196,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         sizes = {name: int(mib) for name, _, mib in (size.partition("=") for size in args.size)}
         made = compose(args.kernel, args.initrd, args.root, args.output, args.config, sizes, args.options,
-                       args.version)  # fmt: skip
+                       args.version, recovery=args.recovery)  # fmt: skip
     except (OSError, ValueError, tools.ToolError) as error:
         print(f"compose: {error}", file=sys.stderr)
         return 1

@@ -94,6 +94,16 @@ def write_overlay(path: str, part: Partition, root: str, config_tar: str | None,
         raise FilesystemError(f"the overlay of {part.name} could not be filled: debugfs said {said!r}")
 
 
+def check_recovery(path: str, part: Partition) -> None:
+    """FilesystemError unless the file `path` is a whole squashfs that fits partition `part`."""
+    overlay_offset(path)
+    if os.path.getsize(path) > part.size:
+        raise FilesystemError(
+            f"{path} needs {os.path.getsize(path) // MIB + 1} MiB, partition {part.name} has {part.size_mib}: "
+            "make it larger"
+        )
+
+
 def write_data(path: str, part: Partition, epoch: int) -> None:
     """Make the data partition as the file `path`: an empty ext4."""
     _mkfs_ext4(path, part.size, "data", filesystem_uuid(part.name), epoch)

@@ -29,10 +29,13 @@ DEFAULT_SIZES_MIB: Mapping[str, int] = {
     "root-a": 320,
     "kernel-b": 48,
     "root-b": 320,
+    "recovery": 64,
     "data": 3072,
 }
-# In the order of the table: GRUB knows them by these numbers (gpt1, gpt2, ...), the node by name.
-NAMES = ("bios", "boot", "pointer", "kernel-a", "root-a", "kernel-b", "root-b", "data")
+# By number: GRUB knows them by these (gpt1, gpt2, ...), the node by name.
+NAMES = ("bios", "boot", "pointer", "kernel-a", "root-a", "kernel-b", "root-b", "data", "recovery")
+# As they lie on the disk: data is last, so that it can be made larger.
+_ORDER = ("bios", "boot", "pointer", "kernel-a", "root-a", "kernel-b", "root-b", "recovery", "data")
 _TYPES = {"bios": TYPE_BIOS_BOOT, "boot": TYPE_EFI_SYSTEM}
 # boot: FAT16 has at least 4085 clusters; pointer: two copies 1 MiB apart; data: room for an ext4 journal.
 _MINIMUM_MIB = {"boot": 16, "pointer": 2, "data": 64}
@@ -75,7 +78,7 @@ def filesystem_uuid(name: str) -> str:
 
 
 def partitions(sizes_mib: Mapping[str, int] | None = None) -> list[Partition]:
-    """The partitions of a disk, in order. sizes_mib: partition name to MiB, for those that differ from the default.
+    """The partitions of a disk, by number. sizes_mib: partition name to MiB, for those that differ from the default.
 
     Raises LayoutError for an unknown name or a size too small to hold what belongs there.
     """
@@ -88,16 +91,17 @@ def partitions(sizes_mib: Mapping[str, int] | None = None) -> list[Partition]:
         sizes[name] = size
     table = []
     start = FIRST_MIB
-    for number, name in enumerate(NAMES, start=1):
+    for name in _ORDER:
+        number = NAMES.index(name) + 1
         guid = f"{DISK_GUID[:-2]}{number:02X}"
         table.append(Partition(number, name, _TYPES.get(name, TYPE_LINUX), guid, start, sizes[name]))
         start += sizes[name]
-    return table
+    return sorted(table, key=lambda part: part.number)
 
 
 def disk_size(table: list[Partition]) -> int:
     """Bytes of the whole disk, the backup table at its end included."""
-    last = table[-1]
+    last = max(table, key=lambda part: part.start)
     return last.start + last.size + TAIL_MIB * MIB
 
 

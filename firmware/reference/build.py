@@ -1,4 +1,4 @@
-"""Builds the reference image: build/reference/{vmlinuz,initrd.img,root.squashfs,versions.json}.
+"""Builds the reference image: build/reference/{vmlinuz,initrd.img,root.squashfs,recovery.squashfs,versions.json}.
 
     python3 firmware/reference/build.py [--fresh]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from firmware.reference import initrd, root, uci
+from firmware.reference import initrd, recovery, root, uci
 from firmware.reference.debian import BUILD, PROJECT, RELEASE, BuildError, locked, remove_tree, run, sha256_of
 from package.slim import slimmed
 
@@ -37,6 +37,7 @@ CONTROLLER_PATH = "usr/lib/confine/confine"
 UPGRADE_PATH = "usr/lib/confine/upgrade"
 # Fast to write, and to read on an emulated CPU; level 15 would save 8 % and take four times as long.
 COMPRESSION = ["-comp", "zstd", "-Xcompression-level", "5"]
+FILES = ("vmlinuz", "initrd.img", "root.squashfs", "recovery.squashfs")
 SECRET_FILES = {"etc/shadow"}
 # Not for the node: byte code, tests, and the operator's tool upgrade/bundle/.
 LEFT_OUT = {"__pycache__", "tests", "bundle", "confine-bundle"}
@@ -139,18 +140,18 @@ def write_image(base: Path, output: Path, inputs: str) -> dict[str, object]:
     write_squashfs(fresh / "root", fresh / "root.squashfs", record["newest_file"])
     initrd.build(base, fresh / "initrd.img")
     shutil.copyfile(base / f"boot/vmlinuz-{record['kernel']}", fresh / "vmlinuz")
-    names = ("vmlinuz", "initrd.img", "root.squashfs")
+    recovery.build(fresh / "root", HERE / "recovery-root", fresh, record["newest_file"])
     versions = {
         "release": RELEASE,
         "kernel": record["kernel"],
         "packages": record["packages"],
         "sources": uci.pins(),
-        "sha256": {name: sha256_of(fresh / name) for name in names},
+        "sha256": {name: sha256_of(fresh / name) for name in FILES},
         "inputs": inputs,
     }
     (fresh / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
     # versions.json last: it says that the others are whole.
-    for name in (*names, "versions.json"):
+    for name in (*FILES, "versions.json"):
         (fresh / name).replace(output / name)
     remove_tree(fresh)
     return versions
@@ -182,7 +183,7 @@ def build(output: Path = OUTPUT, fresh: bool = False) -> None:
         raise BuildError("the reference image is built as root: run this through sudo")
     with locked("reference"):
         inputs = image_inputs()
-        files = [output / name for name in ("vmlinuz", "initrd.img", "root.squashfs")]
+        files = [output / name for name in FILES]
         if not fresh and built_inputs(output / "versions.json") == inputs and all(file.exists() for file in files):
             return
         began = time.monotonic()

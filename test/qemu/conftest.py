@@ -24,7 +24,7 @@ from qemu.sliver_node import prepared, slivers  # noqa: F401  # fixtures of the 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _REFERENCE = os.path.join(_ROOT, "build", "reference")
 _BUILD = os.path.join(_ROOT, "build", "test")
-_INPUTS = {"kernel": "vmlinuz", "initrd": "initrd.img", "root": "root.squashfs"}
+_INPUTS = {"kernel": "vmlinuz", "initrd": "initrd.img", "root": "root.squashfs", "recovery": "recovery.squashfs"}
 _NODE_FIXTURES = {"node", "fresh_node", "make_node", "booted", "disk"}
 # Setting a node up can wait for a processor on a loaded machine; a test with its own limit keeps it.
 _TIMEOUT_S = 180
@@ -80,11 +80,11 @@ def session_dir() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def image_files(session_dir: str) -> dict[str, str]:
-    """The reference image: paths of kernel, initrd and root. Or the image of `make test-openwrt` (openwrt.py)."""
+    """The reference image: paths of kernel, initrd, root and recovery system. Or the image of `make test-openwrt`."""
     if shutil.which(QEMU) is None:
         pytest.skip(f"{QEMU} is not on this machine")
     if "OPENWRT_KERNEL" in os.environ:
-        given = {name: os.environ[f"OPENWRT_{name.upper()}"] for name in _INPUTS}
+        given = {name: os.environ.get(f"OPENWRT_{name.upper()}") for name in _INPUTS}
         return Given({name: path for name, path in given.items() if path})
     files = {}
     for name, file in _INPUTS.items():
@@ -104,7 +104,8 @@ def disk(image_files: dict[str, str], session_dir: str) -> str:
     made = os.path.join(_BUILD, "disk.img")
     path = os.path.join(session_dir, "disk.img")
     with _alone():
-        compose(image_files["kernel"], image_files["initrd"], image_files["root"], made)
+        compose(image_files["kernel"], image_files["initrd"], image_files["root"], made,
+                recovery=image_files["recovery"])  # fmt: skip
         os.link(made, path)
         os.link(made + ".json", path + ".json")
     return path

@@ -153,6 +153,7 @@ def started(screen: Screen, registry: ExampleRegistry) -> Iterator[VirtualNode]:
         os.path.join(REFERENCE, "root.squashfs"),
         disk,
         configuration(registry, key + ".pub"),
+        recovery=os.path.join(REFERENCE, "recovery.squashfs"),
     )
     screen.say("disk      {}".format("made" if made else "as before"))
     forget_old_node(screen, disk)

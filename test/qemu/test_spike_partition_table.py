@@ -105,9 +105,10 @@ def test_the_table_has_the_designs_partitions_in_order_each_on_a_whole_mebibyte(
         "kernel-b",
         "root-b",
         "data",
+        "recovery",
     ]
     types = [part["type"] for part in table["partitions"]]
-    assert types == [layout.TYPE_BIOS_BOOT, layout.TYPE_EFI_SYSTEM, *[layout.TYPE_LINUX] * 6]
+    assert types == [layout.TYPE_BIOS_BOOT, layout.TYPE_EFI_SYSTEM, *[layout.TYPE_LINUX] * 7]
     assert all(part["start"] % layout.SECTORS_PER_MIB == 0 for part in table["partitions"])
     verified = subprocess.run(["/usr/sbin/sfdisk", "--verify", disk], check=True, capture_output=True, text=True)
     assert "No errors detected" in verified.stdout
@@ -120,6 +121,27 @@ def test_numbers_in_grubs_configuration_are_those_of_the_table() -> None:
     assert f"($disk,gpt{numbers['pointer']}){pointer.COPY_OFFSETS[1] // layout.SECTOR}+1" in config
     assert f'kernel="($disk,gpt{numbers["kernel-a"]})"' in config
     assert f'kernel="($disk,gpt{numbers["kernel-b"]})"' in config
+    assert f'kernel="($disk,gpt{numbers["recovery"]})/boot"' in config
+
+
+def test_data_lies_last_on_the_disk_so_that_it_can_be_made_larger() -> None:
+    table = layout.partitions()
+    assert max(table, key=lambda part: part.start).name == "data"
+    assert [part.number for part in table] == list(range(1, len(table) + 1))
+
+
+def test_the_recovery_system_lies_in_its_partition_and_one_that_does_not_fit_is_refused(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    path = tmp_path / "disk.img"
+    compose.compose(inputs.kernel, inputs.initrd, inputs.root, str(path), sizes=SMALL, recovery=inputs.root)
+    content = Path(inputs.root).read_bytes()
+    assert read(str(path), parts()["recovery"].start, len(content)) == content
+    with pytest.raises(filesystems.FilesystemError, match="partition recovery has 1: make it larger"):
+        large = tmp_path / "large"
+        large.write_bytes(content.ljust(2 * layout.MIB, b"\0"))
+        sizes = {**SMALL, "recovery": 1}
+        compose.compose(inputs.kernel, inputs.initrd, inputs.root, str(path), sizes=sizes, recovery=str(large))
 
 
 def test_both_copies_of_the_pointer_confirm_slot_a_and_slot_b_is_empty(disk: str) -> None:

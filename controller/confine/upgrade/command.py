@@ -172,6 +172,8 @@ def status_text(doc: "dict[str, Any]") -> str:
         lines.append("slot {}    {}{}".format(
             slot, found["version"] or ("an unknown version" if words else "nothing whole"),
             " (" + ", ".join(words) + ")" if words else ""))  # fmt: skip
+    if doc["slots"] and doc["running"] is None:
+        lines.append("runs      the recovery system: no slot starts; `confine upgrade install` writes one")
     lines.append("takes     {}, branch {}{}".format(
         doc["mode"], doc["branch"], ", pinned to " + doc["pin"] if doc["pin"] else ""))  # fmt: skip
     text = "".join(line + "\n" for line in lines)

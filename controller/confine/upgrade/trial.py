@@ -30,7 +30,8 @@ RESET_S = 30
 # Longer than the slowest start of a system, up to where the gate takes over.
 WATCHDOG_S = 120
 _OWN_WORDS = ("confine.slot", "confine.confirmed", "confine.boot", "confine.root", "confine.pointer", "root",
-              "watchdog.stop_on_reboot", "watchdog.open_timeout", "acpi_rsdp", "BOOT_IMAGE")  # fmt: skip
+              "confine.overlay", "watchdog.stop_on_reboot", "watchdog.open_timeout", "acpi_rsdp",
+              "BOOT_IMAGE")  # fmt: skip
 
 
 def start(slot: str, paths: "Paths | None" = None, slots: "Slots | None" = None) -> None:
