@@ -11,14 +11,15 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from firmware.image import filesystems, layout
+from firmware.reference.build import write_squashfs
 from qemu.harness import VirtualNode
 
 _ENVIRONMENT = ["env", "PYTHONPATH=/usr/lib/confine"]
 _PYTHON = [*_ENVIRONMENT, "python3", "-P", "-s", "-c"]
-_FAST = ["-comp", "zstd", "-Xcompression-level", "1", "-noappend", "-quiet", "-no-progress", "-no-xattrs"]
 
 Bundle = tuple[dict[str, Any], dict[str, str]]  # manifest, and for each part a file
 
@@ -31,6 +32,12 @@ class Maker:
         self._image = image
         self._made: dict[str, Bundle] = {}
         os.makedirs(directory, exist_ok=True)
+
+    def unchanged(self, version: str) -> Bundle:
+        """The image itself: what nodes made from it run, so that they know its pieces again."""
+        if version not in self._made:
+            self._made[version] = self._described(version, self._image["root"], {})
+        return self._made[version]
 
     def good(self, version: str, **gate: Any) -> Bundle:
         """The same system, which calls itself `version`."""
@@ -56,23 +63,28 @@ class Maker:
         self, version: str, changed: dict[str, str], gone: list[str] | None = None, gate: dict[str, Any] | None = None
     ) -> Bundle:
         if version not in self._made:
-            kernel = os.path.join(self._directory, "kernel")
-            if not os.path.exists(kernel):
-                table = {part.name: part for part in layout.partitions()}
-                work = kernel + ".work"
-                os.mkdir(work)
-                filesystems.write_kernel(
-                    kernel, table["kernel-b"], self._image["kernel"], self._image["initrd"], work, 1767225600
-                )
-            parts = {"kernel": kernel, "root": self._root(version, changed, gone or [])}
-            manifest: dict[str, Any] = {"version": version, "epoch": 1, "board": "reference", "gate": gate or {}}
-            manifest["parts"] = {name: described(path) for name, path in parts.items()}
-            self._made[version] = manifest, parts
+            self._made[version] = self._described(version, self._root(version, changed, gone or []), gate or {})
         return self._made[version]
+
+    def _described(self, version: str, root: str, gate: dict[str, Any]) -> Bundle:
+        kernel = os.path.join(self._directory, "kernel")
+        if not os.path.exists(kernel):
+            table = {part.name: part for part in layout.partitions()}
+            work = kernel + ".work"
+            os.mkdir(work)
+            filesystems.write_kernel(
+                kernel, table["kernel-b"], self._image["kernel"], self._image["initrd"], work, 1767225600
+            )
+        parts = {"kernel": kernel, "root": root}
+        manifest: dict[str, Any] = {"version": version, "epoch": 1, "board": "reference", "gate": gate}
+        manifest["parts"] = {name: described(path) for name, path in parts.items()}
+        return manifest, parts
 
     def _root(self, version: str, changed: dict[str, str], gone: list[str]) -> str:
         tree = os.path.join(self._directory, version)
         subprocess.run(["unsquashfs", "-q", "-n", "-d", tree, self._image["root"]], check=True, capture_output=True)
+        # Packed as the image was, so that what did not change is the same bytes.
+        time = int(os.stat(os.path.join(tree, "etc")).st_mtime)
         for pattern in gone:
             subprocess.run(["sh", "-c", f"rm -f {tree}/{pattern}"], check=True)
         for name, text in changed.items():
@@ -84,7 +96,7 @@ class Maker:
             if text.startswith("#!"):
                 os.chmod(path, 0o755)
         root = tree + ".squashfs"
-        subprocess.run(["mksquashfs", tree, root, *_FAST], check=True, capture_output=True)
+        write_squashfs(Path(tree), Path(root), time)
         shutil.rmtree(tree)
         return root
 
@@ -160,7 +172,7 @@ with writer.open({self.other()!r}, json.loads({json.dumps(manifest)!r})) as sink
 
     def wait_confirmed(self, slot: str, timeout: float) -> None:
         """Wait until `slot` runs and is the confirmed one."""
-        self.node.wait_for(f"slot {slot} runs", lambda: self.node.command_line()["confine.slot"] == slot, timeout)
+        self.node.wait_for(f"slot {slot} runs", lambda: self.node.command_line().get("confine.slot") == slot, timeout)
         self.node.wait_for(f"slot {slot} is confirmed", lambda: self.state()["confirmed"] == slot, timeout, 1.0)
         self.node.wait_for("the gate has ended", lambda: self.last_event()["event"] == "confirmed", 60, 1.0)
 

@@ -11,6 +11,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,24 +30,22 @@ KEYRING = "/etc/confine/upgrade-keyring.json"
 BROKEN = (
     ("2.0", "panics", "S13", "echo c >/proc/sysrq-trigger"),
     ("2.1", "hangs", "S13", "sleep 100000"),
-    ("2.2", "comes up without its network", "S96", "ip link set eth0 down"),
+    ("2.2", "comes up without its network", "S13", "rmmod virtio_net"),
 )
 GATE_S = 180
 
 
 class Operator:
-    """Makes, signs and publishes bundles with confine-bundle, below `directory`."""
+    """Makes bundles of `image` (files by name), signs and publishes them with confine-bundle, below `directory`."""
 
-    def __init__(self, directory: str, reference: str, top: str) -> None:
+    def __init__(self, directory: str, image: dict[str, str], top: str) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)
         self._directory = directory
         self._top = top
         self.mirror = os.path.join(directory, "mirror")
         self.keyring = os.path.join(directory, "keyring.json")
-        image = {name: os.path.join(reference, file) for name, file in
-                 (("kernel", "vmlinuz"), ("initrd", "initrd.img"), ("root", "root.squashfs"))}  # fmt: skip
-        self._maker = bundles.Maker(os.path.join(directory, "made"), image)
+        self.maker = bundles.Maker(os.path.join(directory, "made"), image)
         for number in range(KEYS):
             key = self._key(number)
             argv = ["signify-openbsd", "-G", "-n", "-c", f"key {number}", "-p", key + ".pub", "-s", key + ".sec"]
@@ -65,11 +64,15 @@ class Operator:
         self._tool("sign", draft, *signers)
         self._tool("publish", draft, self.mirror, "--keyring", self.keyring)
 
+    def unchanged(self) -> bundles.Bundle:
+        """The image that nodes were made from: with its index on the mirror they fetch what differs, and no more."""
+        return self.maker.unchanged("1.0")
+
     def good(self) -> bundles.Bundle:
-        return self._maker.good("1.1")
+        return self.maker.good("1.1")
 
     def broken(self, version: str, order: str, script: str) -> bundles.Bundle:
-        return self._maker.with_script(version, order, script, GATE_S)
+        return self.maker.with_script(version, order, script, GATE_S)
 
     def _key(self, number: int) -> str:
         return os.path.join(self._directory, f"key{number}")
@@ -88,6 +91,23 @@ def served(directory: str) -> Iterator[str]:
     os.makedirs(directory, exist_ok=True)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Pieces of files, too, which http.server itself does not give."""
+            asked = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", self.headers.get("Range", ""))
+            path = self.translate_path(self.path)
+            if asked is None or not os.path.isfile(path):
+                super().do_GET()
+                return
+            size = os.path.getsize(path)
+            first, last = int(asked[1]), min(int(asked[2]), size - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+            self.send_header("Content-Length", str(last + 1 - first))
+            self.end_headers()
+            with open(path, "rb") as file:
+                file.seek(first)
+                self.wfile.write(file.read(last + 1 - first))
+
         def log_message(self, format: str, *args: Any) -> None:
             """Nobody reads it."""
 
@@ -146,6 +166,8 @@ class Show:
         last = (json.loads(events.out) if events.status == 0 else []) or [{}]
         if last[-1].get("event") not in ("confirmed", "failed"):
             return False
+        for event in [one for one in last if one["event"] == "written"][-1:]:
+            self._screen.say("node      had fetched {:.2f} MB of it".format((event.get("fetched") or 0) / 1e6))
         self._screen.say("history   version {}: {} {}".format(last[-1]["version"], last[-1]["event"], last[-1]["why"]))
         return True
 
@@ -193,10 +215,12 @@ class Show:
 def show(screen: Any, node: VirtualNode, directory: str, reference: str, top: str, as_asked: Callable[[], bool]) -> int:
     """All of it. Exit status 0: the good bundle was confirmed, and none of the others."""
     screen.show("bundles are made and signed")
-    operator = Operator(directory, reference, top)
+    files = (("kernel", "vmlinuz"), ("initrd", "initrd.img"), ("root", "root.squashfs"))
+    operator = Operator(directory, {name: os.path.join(reference, file) for name, file in files}, top)
     with served(operator.mirror) as mirror:
         told = Show(screen, node, as_asked)
         told.configure(mirror, operator.keyring)
+        operator.publish(operator.unchanged(), "the image itself")
         operator.publish(operator.good(), "all is well with it")
         screen.say(f"operator  bundle 1.1 is published, signed with {NEEDED} of {KEYS} keys")
         if not told.upgrade("b"):

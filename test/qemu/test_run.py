@@ -84,3 +84,16 @@ def test_ctrl_c_ends_node_and_registry_cleanly(work):
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert processes_that_name(work) == []
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_upgrade_shows_a_good_bundle_confirmed_and_broken_ones_given_back_and_not_taken_again(work):
+    process = start(work, ONCE="1", UPGRADE="1", RUN_DEADLINE="900")
+    text = process.communicate(timeout=3500)[0]
+    assert process.returncode == 0, text
+    assert "history   version 1.1: confirmed" in text
+    for version in ("2.0", "2.1", "2.2"):
+        assert f"history   version {version}: failed" in text
+        assert f"of {version} it says: version {version} was tried here and failed" in text
+    assert "one good bundle was confirmed, 3 broken ones were not" in text
