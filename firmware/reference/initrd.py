@@ -12,7 +12,7 @@ MODULES = ["virtio_blk", "loop", "squashfs", "overlay"]
 DIRECTORIES = ["bin", "dev", "modules", "overlay", "proc", "rom", "root", "sys"]
 APPLETS = [
     "cat", "chroot", "dd", "grep", "head", "hexdump", "insmod", "losetup", "mkdir", "mount", "mv", "rm", "sh", "sleep",
-    "switch_root", "sync", "tar", "umount",
+    "switch_root", "sync", "tar", "tr", "umount", "wc",
 ]  # fmt: skip
 
 DIRECTORY = 0o040755

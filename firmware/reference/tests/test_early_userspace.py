@@ -1,0 +1,126 @@
+"""Early userspace over damaged disks: a configuration is mended, never thrown away; another disk is not this node's."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent.parent
+INIT = HERE / "initrd" / "init"
+BOOT = HERE / "rootfs" / "etc" / "init.d" / "boot"
+OVERLAY = 300 << 20  # as behind the reference root: an ext4 so large has a second superblock
+STUBS = """
+set -eu
+losetup() { :; }
+mount() { :; }
+umount() { :; }
+say() { echo "$*" >&2; }
+overlay_offset() { echo 0; }
+in_root() { echo "${1##*/} $2" >&2; "$@" >/dev/null 2>&1; }
+"""
+
+
+def functions(script: Path, *names: str) -> str:
+    """The text of these shell functions."""
+    text = script.read_text()
+    found = []
+    for name in names:
+        start = text.index(f"\n{name}() {{\n") + 1
+        found.append(text[start : text.index("\n}\n", start) + 3])
+    return "".join(found)
+
+
+def mounted(path: Path) -> tuple[bool, str]:
+    """Has the early userspace mount the overlay in `path`: does it, and what it ran."""
+    names = ("superblock", "has_file_system", "is_sound", "is_blank", "mend", "mount_overlay")
+    script = STUBS + functions(INIT, *names).replace("/dev/loop0", str(path)) + f"mount_overlay {path}\n"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode == 0, done.stderr
+
+
+def kept(path: Path) -> str:
+    """What the file `kept` in the overlay says."""
+    return subprocess.run(["debugfs", "-R", "cat /kept", path], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Path:
+    """An overlay with a configuration."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "kept").write_text("mine\n")
+    path = tmp_path / "overlay"
+    with path.open("wb") as file:
+        file.truncate(OVERLAY)
+    subprocess.run(["mkfs.ext4", "-q", "-d", tmp_path / "tree", path], check=True)
+    return path
+
+
+def damage(path: Path, offset: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def test_an_overlay_in_order_is_mounted_as_it_is(overlay: Path) -> None:
+    assert mounted(overlay) == (True, "")
+    assert kept(overlay) == "mine\n"
+
+
+def test_an_overlay_that_an_upgrade_cleared_or_nobody_made_is_made_anew(overlay: Path) -> None:
+    damage(overlay, 0, bytes(65536))
+    works, ran = mounted(overlay)
+    assert works and "making a new overlay" in ran
+    assert kept(overlay) == ""
+
+
+@pytest.mark.parametrize("rubbish", [bytes(512), b"\xff" * 512, b"\xa5" * 512])
+def test_an_overlay_whose_superblock_is_rubbish_is_mended_from_the_other_one(overlay: Path, rubbish: bytes) -> None:
+    damage(overlay, 0, b"\1")  # not blank, whatever the superblock is
+    damage(overlay, 1024, rubbish)
+    works, ran = mounted(overlay)
+    assert works and "mkfs" not in ran
+    assert kept(overlay) == "mine\n"
+
+
+def test_what_cannot_be_read_or_mended_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "overlay"
+    path.write_bytes(b"\xa5" * (1 << 20))
+    works, ran = mounted(path)
+    assert not works and "mkfs" not in ran
+    assert path.read_bytes() == b"\xa5" * (1 << 20)
+    path.write_bytes(bytes(4096))  # a medium that gives no more than this
+    works, ran = mounted(path)
+    assert not works and "mkfs" not in ran
+
+
+@pytest.mark.parametrize(
+    ("content", "blank"), [(bytes(1 << 20), True), (b"", False), (bytes(4096), False), (bytes(70000) + b"x", False)]
+)
+def test_a_data_partition_that_cannot_be_read_is_not_a_new_one(tmp_path: Path, content: bytes, blank: bool) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(content + bytes((1 << 20) - len(content)) if b"x" in content else content)
+    script = functions(BOOT, "is_blank") + f"is_blank {path}\n"
+    assert (subprocess.run(["sh", "-c", script], timeout=60, check=False).returncode == 0) is blank
+
+
+def test_the_data_partition_is_one_of_the_disk_that_the_root_lies_on(tmp_path: Path) -> None:
+    for number, device in (("179:2", "mmcblk0/mmcblk0p2"), ("8:8", "sda/sda8"), ("8:5", "sda/sda5")):
+        path = tmp_path / "devices" / device
+        path.mkdir(parents=True)
+        (path / "uevent").write_text("DEVTYPE=partition\nPARTNAME=" + ("root-a" if number == "8:5" else "data") + "\n")
+        (path.parent / "uevent").write_text("DEVTYPE=disk\n")
+        for link in (tmp_path / "block" / number, tmp_path / "class" / path.name):
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(path)
+    script = functions(BOOT, "own_partitions", "partition") + "partition data\n"
+    for there, here in (("/sys/dev/block", "block"), ("/sys/class/block", "class"), ("/proc/self/mountinfo", "mounts")):
+        script = script.replace(there, str(tmp_path / here))
+    for line, found in (
+        ("22 1 8:5 / /rom ro - squashfs", "/dev/sda8\n"),
+        ("22 1 0:5 / / rw - tmpfs", "/dev/mmcblk0p2\n"),
+    ):
+        (tmp_path / "mounts").write_text(line + "\n")
+        done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.stdout, done.stderr) == (found, "")
