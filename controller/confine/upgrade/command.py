@@ -10,7 +10,7 @@ from confine.upgrade import history, look, overview
 from confine.upgrade.errors import UpgradeError
 from confine.upgrade.install import Installer, Report, report_path
 from confine.upgrade.mirrors import Mirrors, Web
-from confine.upgrade.node import Node
+from confine.upgrade.node import MAX_DEFER_DAYS, Node
 from confine.upgrade.schedule import WAIT
 
 TYPE_CHECKING = False
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 BAR = 24
-MAX_DAYS = 90
 
 
 def run(args: "dict[str, Any]", run_dir: str) -> int:
@@ -102,8 +101,8 @@ def _history(node: Node, args: "dict[str, Any]") -> int:
 
 def _defer(node: Node, args: "dict[str, Any]") -> int:
     text = args["what"] or ""
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_DAYS:
-        raise ConfineError("for how many days? `confine upgrade defer DAYS`, 0 to {}; 0 ends it".format(MAX_DAYS))
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_DEFER_DAYS:
+        raise ConfineError("for how many days? `confine upgrade defer DAYS`, 0 to {}; 0 ends it".format(MAX_DEFER_DAYS))
     node.defer(int(text))
     _show({"deferred_until": node.deferred_until()}, args, lambda d: _deferred(d) or "upgrades go on\n")
     return 0

@@ -15,7 +15,7 @@ from confine.upgrade.mirrors import Mirrors, Web
 from confine.upgrade.node import BUNDLE, SIGNATURES, Node
 from confine.upgrade.schedule import Rate, within
 from confine.upgrade.signatures import BundleError, counted
-from confine.upgrade.staging import Staging
+from confine.upgrade.staging import Staging, check_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ class Installer:
             if (self._node.slots.label(slot) or {}).get(BUNDLE) == manifest.id and self._reads_back(slot):
                 return manifest, slot  # it is there as a whole; whoever starts it reads it once more
             if found.has_parts:
-                parts = found.parts(manifest)
-                self._write(slot, manifest, signatures, parts)
+                self._write_packed(slot, manifest, signatures, found, source)
             else:
                 event["fetched"] = self._fetch_and_write(slot, manifest, signatures, mirrors)
         except Paused:
@@ -162,9 +161,28 @@ class Installer:
 
     # ---- parts ------------------------------------------------------------------------------------------------------
 
-    def _fetch_and_write(self, slot: str, manifest: "Manifest", signatures: "list[str]", mirrors: Mirrors) -> int:
+    def _write_packed(self, slot: str, manifest: "Manifest", signatures: "list[str]", found: "Bundle",
+                      source: str) -> None:  # fmt: skip
+        """From a packed bundle, after all of it was seen: a file is read twice, what is fetched is kept first."""
+        if "://" in source:
+            staging = self._staging(Mirrors([], self._web, self._node.own))
+            self._report.state(FETCHING, manifest.version)
+            staging.take(manifest, found.parts(manifest))
+            self._write(slot, manifest, signatures, staging.kept(manifest))
+            staging.empty(set())
+            return
+        check_parts(manifest, found.parts(manifest))
+        again = self._open(source)[0]
+        if again.raw != manifest.raw:
+            raise BundleError("{} changed while it was read".format(source))
+        self._write(slot, manifest, signatures, again.parts(manifest))
+
+    def _staging(self, mirrors: Mirrors) -> Staging:
         rate = Rate(self._node.settings.upgrade_rate_kib, time.sleep, time.monotonic)
-        staging = Staging(os.path.join(self._node.paths.upgrade, "parts"), mirrors, self._fetched, rate)
+        return Staging(os.path.join(self._node.paths.upgrade, "parts"), mirrors, self._fetched, rate)
+
+    def _fetch_and_write(self, slot: str, manifest: "Manifest", signatures: "list[str]", mirrors: Mirrors) -> int:
+        staging = self._staging(mirrors)
         self._report.state(FETCHING, manifest.version)
         seeds, keep = self._seeds(staging)
         try:

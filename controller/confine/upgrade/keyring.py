@@ -7,6 +7,7 @@ a node has learned so is kept on the data partition, whatever slot runs: going b
 An epoch once confirmed is a floor below which no bundle is taken any more.
 """
 
+import fcntl
 import os
 import time
 
@@ -96,7 +97,24 @@ class Trust:
             self._save()
 
     def _save(self) -> None:
+        """Together with what others learned meanwhile: the daemon and a command may both be at it."""
         durable.make_dir(os.path.dirname(self._path))
+        held = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self._merge(Trust(self._path))
+            self._write()
+        finally:
+            os.close(held)
+
+    def _merge(self, now: "Trust") -> None:
+        self.revoked |= now.revoked
+        self.epoch = max(self.epoch, now.epoch)
+        self.not_before = max(self.not_before, now.not_before)
+        if now.keyring is not None and (self.keyring is None or now.keyring["serial"] > self.keyring["serial"]):
+            self.keyring = now.keyring
+
+    def _write(self) -> None:
         durable.write_json(
             self._path,
             {

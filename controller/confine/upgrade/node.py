@@ -27,6 +27,7 @@ WATCHDOGS = "sys/class/watchdog"
 SOFTDOG = "Software Watchdog"
 FAILED, CONFIRMED = "failed", "confirmed"  # how a trial ends, in the history
 SIGNATURES = "signatures"
+MAX_DEFER_DAYS = 90
 BUNDLE = "bundle"
 
 
@@ -159,7 +160,9 @@ class Node:
         except (OSError, ValueError):
             return None
         until = doc.get("until") if isinstance(doc, dict) else None
-        return float(until) if isinstance(until, int) and until > time.time() else None
+        now = time.time()
+        # One that lies further ahead than any could be set was set by a clock that was wrong.
+        return float(until) if isinstance(until, int) and now < until <= now + (MAX_DEFER_DAYS + 1) * 86400 else None
 
     def defer(self, days: int) -> None:
         """Let no upgrade begin by itself for `days`; 0 ends that."""

@@ -77,6 +77,36 @@ class Staging:
                     for chunk in index:
                         yield part.name, self._chunk(file.fileno(), chunk, seeds.get(part.name), part)
 
+    def take(self, manifest: Manifest, parts: "Iterator[tuple[str, bytes]]") -> None:
+        """Keep all parts of `manifest` out of what comes (part, bytes). BundleError if they are not right, or there is
+        no room."""
+        durable.make_dir(self._directory)
+        self._forget_others(manifest)
+        self._make_room(manifest.size, "the bundle")
+        check_parts(manifest, self._keeping(manifest, parts))
+
+    def _keeping(self, manifest: Manifest, parts: "Iterator[tuple[str, bytes]]") -> "Iterator[tuple[str, bytes]]":
+        done: "dict[str, int]" = {}
+        for name, data in parts:
+            part = manifest.parts[name]
+            handle = _open(self._path(part))
+            try:
+                _write(handle, data, done.get(name, 0))
+            except OSError as error:
+                raise self._disk_error(part, error)
+            finally:
+                os.close(handle)
+            done[name] = done.get(name, 0) + len(data)
+            self.came(part, len(data), done[name])
+            yield name, data
+
+    def kept(self, manifest: Manifest) -> "Iterator[tuple[str, bytes]]":
+        """(part, bytes) of all parts after `take()`."""
+        for part in manifest.parts.values():
+            with open(self._path(part), "rb") as file:
+                while data := file.read(PIECE):
+                    yield part.name, data
+
     def index(self, sha256: str, promised: "tuple[int, str] | None") -> "Index | None":
         """The index of the part `sha256`, from here or a mirror; None if the part has none or it cannot be had (the
         part is then fetched whole). promised: its size and sha256; None for one that is only used to look for seeds."""
@@ -88,8 +118,11 @@ class Staging:
             except BundleError:
                 return None
             self._count(len(raw))
-            durable.make_dir(self._directory)
-            durable.write_atomic(path, raw)
+            try:
+                durable.make_dir(self._directory)
+                durable.write_atomic(path, raw)
+            except OSError:
+                pass  # a full disk: fetched again if it is needed again
         try:
             return Index(raw)
         except BundleError:
@@ -116,7 +149,7 @@ class Staging:
                     self._progress(part.name, have, part.size)
                 else:
                     missing.append(chunk)
-            self._make_room(sum(chunk.size for chunk in missing), part)
+            self._make_room(sum(chunk.size for chunk in missing), part.name)
             if missing:
                 self._mirrors.each("parts/" + part.sha256, _Filler(self, part, handle, missing, have).fill)
             os.fsync(handle)
@@ -132,7 +165,7 @@ class Staging:
             if done > part.size:
                 os.ftruncate(handle, 0)
                 done = 0
-            self._make_room(part.size - done, part)
+            self._make_room(part.size - done, part.name)
             if done < part.size:
                 self._mirrors.each("parts/" + part.sha256, _Appender(self, part, handle).fill)
             elif _sum(handle) != part.sha256:
@@ -165,13 +198,13 @@ class Staging:
                 chunk.size, part.name, chunk.offset))  # fmt: skip
         return found
 
-    def _make_room(self, size: int, part: Part) -> None:
+    def _make_room(self, size: int, what: str) -> None:
         there = os.statvfs(self._directory)
         free = there.f_bavail * there.f_frsize
         if free < size + SPARE:
             raise BundleError(
                 "no room for {}: {:.1f} MiB are to be fetched, {:.1f} MiB are free on the data partition "
-                "and {:.0f} MiB of them are kept".format(part.name, size / 1048576, free / 1048576, SPARE / 1048576)
+                "and {:.0f} MiB of them are kept".format(what, size / 1048576, free / 1048576, SPARE / 1048576)
             )
 
     def _disk_error(self, part: Part, error: OSError) -> BundleError:
@@ -269,6 +302,17 @@ class _Appender:
             if not before:
                 raise MirrorError("part {} has the wrong sha256; it was thrown away".format(self._part.name))
             self.fill(pieces)  # another mirror began it: all of it from this one
+
+
+def check_parts(manifest: Manifest, parts: "Iterator[tuple[str, bytes]]") -> None:
+    """BundleError if what comes (part, bytes) is not what `manifest` says. Sizes are compared by whoever gives it."""
+    sums = {name: hashlib.sha256() for name in manifest.parts}
+    for name, data in parts:
+        sums[name].update(data)
+    for name, part in manifest.parts.items():
+        if sums[name].hexdigest() != part.sha256:
+            raise BundleError("part {} has sha256 {}, its manifest says {}".format(
+                name, sums[name].hexdigest(), part.sha256))  # fmt: skip
 
 
 def _open(path: str) -> int:

@@ -50,6 +50,7 @@ class Updater:
         start_process: "Callable[[list[str]], subprocess.Popen[bytes]] | None" = None,
         root: str = "/",
         settle_s: float = SETTLE_S,
+        judge_s: float = JUDGE_S,
     ) -> None:
         self._paths = paths
         self._settings = settings
@@ -61,6 +62,7 @@ class Updater:
         self._start_process = start_process or _start
         self._child: "subprocess.Popen[bytes] | None" = None
         self._settle_s = settle_s
+        self._judge_s = judge_s
         self._begun: "float | None" = None
         self._next_look = 0.0
         self._not_before = 0.0
@@ -89,13 +91,26 @@ class Updater:
             self._child.terminate()
             self._child.wait(STOP_S)
 
+    def _node(self) -> "Node | None":
+        """This node. None where it has no slots: there is nothing to do, ever."""
+        while not self._closed:
+            try:
+                node = Node(self._paths, self._settings, self._slots, self._root)
+                node.slots.state()
+                return node
+            except UpgradeError as error:
+                self._shown = overview.unavailable(str(error))
+                return None
+            except OSError as error:  # a disk that fails to read once may read the next time
+                self._shown = overview.unavailable(str(error))
+            with self._due:
+                self._due.wait_for(lambda: self._closed, self._judge_s)
+        return None
+
     def _work(self) -> None:
-        try:
-            node = Node(self._paths, self._settings, self._slots, self._root)
-            node.slots.state()
-        except (UpgradeError, OSError) as error:
-            self._shown = overview.unavailable(str(error))
-            return  # not a machine with slots: there is nothing to do, ever
+        node = self._node()
+        if node is None:
+            return
         lookout = look.Lookout(node, Mirrors(self._settings.upgrade_mirrors, Web(), node.own))
         while not self._closed:
             try:
@@ -103,7 +118,7 @@ class Updater:
             except Exception as error:  # whatever mirrors, disk or keys are at fault, the daemon goes on
                 self._say("upgrades: {}".format(error if isinstance(error, UpgradeError) else repr(error)))
             with self._due:
-                self._due.wait_for(lambda: self._closed, BUSY_S if self._child is not None else JUDGE_S)
+                self._due.wait_for(lambda: self._closed, BUSY_S if self._child is not None else self._judge_s)
 
     def turn(self, node: Node, lookout: look.Lookout, now: float) -> None:
         """Look if it is time to, judge, act, and show it. now: monotonic seconds."""

@@ -338,6 +338,42 @@ def test_a_part_swapped_or_truncated_in_a_packed_bundle_makes_no_whole_slot(worl
     assert world.node.slots.backend.starts()["b"] == "never"
 
 
+@pytest.mark.parametrize("change", ["swapped", "truncated"])
+@pytest.mark.parametrize("source", ["file", "address"])
+def test_a_bad_packed_bundle_leaves_the_way_back_as_it_is(world, mirror, change, source):
+    world.install(packed(world.bundle("1.0")))
+    world.turn_over()
+    before = (world.node.slots.backend.starts(), world.written("a", "root", 1 << 20))
+    path = packed(world.bundle("2.0"))
+    with open(path, "r+b") as file:
+        if change == "swapped":
+            file.seek(-30_000, os.SEEK_END)
+            file.write(b"evil")
+        else:
+            file.truncate(os.path.getsize(path) - 60_000)
+    if source == "address":
+        os.rename(path, world.web + "/one.bundle")
+        path = mirror.uri + "one.bundle"
+    with pytest.raises(UpgradeError, match="has sha256|truncated"):
+        world.install(path)
+    assert (world.node.slots.backend.starts(), world.written("a", "root", 1 << 20)) == before
+
+
+def test_an_index_that_cannot_be_kept_ends_no_installation(world, mirror, monkeypatch):
+    real = staging.durable.write_atomic
+
+    def full(path, *more):
+        if path.endswith(".caibx"):
+            raise OSError(28, "No space left on device")
+        real(path, *more)
+
+    content = parts(world.directory, "x", (300_000, 1))
+    world.publish(world.bundle("1.0", content=content))
+    monkeypatch.setattr(staging.durable, "write_atomic", full)
+    world.install("latest")
+    is_whole(world, "b", content, "1.0")
+
+
 def test_a_key_revoked_by_one_bundle_vouches_for_no_other(world):
     world.install(packed(world.bundle("1.0", "ab", revoked=[world.keys.number("c")])))
     with pytest.raises(UpgradeError, match="is revoked"):

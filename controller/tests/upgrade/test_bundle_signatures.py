@@ -257,3 +257,18 @@ def test_a_bundle_that_would_leave_too_few_keys_is_not_learned_from_nor_publishe
                    keyring=keys.keyring("a", "c", serial=2))  # fmt: skip
     Keyring(doc).check_left(verify(follows, doc))
     publish.publish(follows, str(tmp_path / "web"), doc, NOON)
+
+
+def test_what_two_processes_learn_at_once_is_all_kept(keys, tmp_path):
+    doc = keys.keyring("a", "b")
+    path = str(tmp_path / "trust.json")
+    first = verify(make(str(tmp_path / "1"), keys, "ab", revoked=["0" * 16]), doc)
+    second = verify(make(str(tmp_path / "2"), keys, "ab", revoked=["1" * 16], version="3.0"), doc)
+    daemon, command = Trust(path), Trust(path)  # both read before either wrote
+    daemon.learn(first, 1)
+    command.raise_floor(7)
+    command.learn(second, 1)
+    assert Trust(path).revoked == {"0" * 16, "1" * 16}
+    assert Trust(path).epoch == 7
+    daemon.raise_floor(3)
+    assert Trust(path).epoch == 7

@@ -309,6 +309,32 @@ def test_upgrades_are_deferred_and_go_on(world, monkeypatch, capsys):
     assert world.node.deferred_until() is None
 
 
+def test_a_deferral_that_a_wrong_clock_set_holds_nothing_up(world):
+    world.node.defer(3)
+    assert world.node.deferred_until() is not None
+    with open(world.paths.upgrade + "/defer.json", "w") as file:
+        json.dump({"until": 4070908800}, file)  # the year 2099
+    assert world.node.deferred_until() is None
+
+
+def test_a_disk_that_failed_to_read_once_ends_no_upgrades_for_ever(world):
+    failed = []
+
+    class Slots:
+        def state(self):
+            failed.append(1)
+            if len(failed) < 3:
+                raise OSError(5, "Input/output error")
+            updater._closed = True  # it goes on
+            return {}
+
+    updater = Updater(world.paths, world.settings, Log(), dict, lambda: None, Slots(), judge_s=0.001)
+    updater.start()
+    updater._thread.join(60)
+    assert len(failed) == 3
+    assert "Input/output error" in updater.shown()["reason"]
+
+
 def test_every_action_of_the_verb_has_somebody_who_does_it():
     from confine.verbs import UPGRADE_ACTIONS
 
