@@ -71,7 +71,7 @@ def make(slot: str, paths: Paths, slots: Slots) -> None:
         except BaseException:
             record.forget(paths)  # it was never tried
             if by_kexec:
-                _run(["kexec", "-u"])
+                unload()
             raise
         leave(by_kexec)
     finally:
@@ -126,6 +126,14 @@ def load(slot: str, slots: Slots) -> None:
         _run(["kexec", "-l", KERNEL + "/vmlinuz", *given, "--command-line=" + words])
     finally:
         _run(["umount", KERNEL])
+
+
+def unload() -> None:
+    """Have the kernel forget what `load` gave it."""
+    try:
+        _run(["kexec", "-u"])
+    except UpgradeError:
+        pass  # nothing starts it by itself
 
 
 def leave(by_kexec: bool) -> None:
