@@ -100,7 +100,8 @@ def image_files(session_dir: str) -> dict[str, str]:
 def disk(image_files: dict[str, str], session_dir: str) -> str:
     """The disk of a node without a configuration of its own. Not to be written to: nodes run on overlays."""
     if "OPENWRT_KERNEL" in os.environ:
-        return openwrt.make_disk(image_files["kernel"], image_files["root"], image_files.get("initrd"), session_dir)
+        files = image_files["kernel"], image_files["root"], image_files.get("initrd")
+        return openwrt.make_disk(*files, session_dir, openwrt.CASES_NETWORK)
     made = os.path.join(_BUILD, "disk.img")
     path = os.path.join(session_dir, "disk.img")
     with _alone():

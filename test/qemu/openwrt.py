@@ -35,6 +35,17 @@ from qemu.harness_channel import NoAnswer, NodeError  # noqa: E402
 REFERENCE = os.path.join(ROOT, "firmware", "reference")
 NODE_ID = "0a0b"
 CONFIGURATION = f"config node 'node'\n\toption id '{NODE_ID}'\n"
+# The cases have one card, on QEMU's own network. It is called lan: OpenWrt's firewall lets in what comes from there.
+CASES_NETWORK = """
+config interface 'loopback'
+	option device 'lo'
+	option proto 'static'
+	list ipaddr '127.0.0.1/8'
+
+config interface 'lan'
+	option device 'eth0'
+	option proto 'dhcp'
+"""
 START_S = 300.0
 SHELL_S = 90.0
 AGENT_S = 120.0
@@ -155,9 +166,14 @@ class Console:
         self._socket.close()
 
 
-def lay_in(path: str) -> None:
-    """Write the archive that the node unpacks at its first start: its configuration and the harness's agent."""
+def lay_in(path: str, network: str = "") -> None:
+    """Write the archive that the node unpacks at its first start: its configuration and the harness's agent.
+
+    network: /etc/config/network; without it as the image has it.
+    """
     files = {"etc/config/confine": (CONFIGURATION.encode(), 0o600)}
+    if network:
+        files["etc/config/network"] = (network.encode(), 0o600)
     for name, source in (("etc/init.d/agent", "rootfs/etc/init.d/agent"), ("usr/libexec/confine-agent.py", "agent.py")):
         with open(os.path.join(REFERENCE, source), "rb") as file:
             files[name] = (file.read(), 0o755)
@@ -171,10 +187,10 @@ def lay_in(path: str) -> None:
         tar.addfile(link)
 
 
-def make_disk(kernel: str, root: str, initrd: str | None, directory: str) -> str:
-    """The image on a disk with two slots."""
+def make_disk(kernel: str, root: str, initrd: str | None, directory: str, network: str = "") -> str:
+    """The image on a disk with two slots. network: see lay_in."""
     archive, disk = os.path.join(directory, "node.tgz"), os.path.join(directory, "disk.img")
-    lay_in(archive)
+    lay_in(archive, network)
     compose(kernel, initrd, root, disk, archive)
     return disk
 
