@@ -30,10 +30,12 @@ MAX_LINK = 4095
 MAX_MEMBERS = 300_000
 MAX_TIME = 2**32 - 1  # every file system can hold it
 REPORT_BYTES = 4 * 1024 * 1024
+MEMBER_BYTES = 4096  # what a member takes besides its content, an empty one too
 
 
 class Bounds:
-    """How much one archive may unpack to: bytes of files' content, and members of any kind."""
+    """How much one archive may unpack to: bytes of files' content and MEMBER_BYTES for each member, and members of any
+    kind."""
 
     def __init__(self, size: int, members: int = MAX_MEMBERS) -> None:
         self.size = size
@@ -50,7 +52,8 @@ def unpack(
     """Unpack the archive `path` (recognised by content) below `root`, owners shifted by root.shift.
 
     merge: there is something in the root already (a sliver's template): directories that exist keep owner and mode,
-    and a device node refuses the archive. on_bytes(total so far): called now and then; may raise to stop.
+    and a device node refuses the archive. on_bytes(total so far, counted as Bounds.size): called now and then; may
+    raise to stop.
     Returns the bytes of content written. StepError says which member of the archive is to blame.
     """
     kind = streams.kind_of(path)
@@ -77,6 +80,7 @@ class _Unpacker:
         self._merge = merge
         self._on_bytes = on_bytes
         self._reported = 0
+        self._taken = 0
         self.size = 0
 
     def run(self) -> None:
@@ -87,13 +91,14 @@ class _Unpacker:
                 raise StepError("the archive is refused: it has more than {} members".format(self._bounds.members))
             parts = checked_name(member.name)
             self._check(member)
+            self._count(MEMBER_BYTES)
             try:
                 self._put(member, parts)
             except OSError as error:
                 raise StepError(_failed(member, error))
         if count == 0:
             raise StepError("the archive is empty")
-        self._on_bytes(self.size)
+        self._on_bytes(self._taken)
 
     def _check(self, member: "tars.Member") -> None:
         for what, number in (("user", member.uid), ("group", member.gid)):
@@ -101,10 +106,10 @@ class _Unpacker:
                 raise StepError(
                     "{!r} belongs to {} {}: a sliver has only 0-{}".format(member.name, what, number, MAX_ID)
                 )
-        if self.size + member.size > self._bounds.size:
+        if self._taken + member.size > self._bounds.size:
             raise StepError(
                 "the archive is refused: with {!r} it unpacks to {} MiB, at most {} MiB are allowed".format(
-                    member.name, (self.size + member.size) >> 20, self._bounds.size >> 20
+                    member.name, (self._taken + member.size) >> 20, self._bounds.size >> 20
                 )
             )
         if member.kind == tars.DEVICE and self._merge:
@@ -167,6 +172,7 @@ class _Unpacker:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(handle, view) :]
+                self.size += len(data)
                 self._count(len(data))
             self._own(member, handle)
             seconds = min(max(member.mtime, 0), MAX_TIME)
@@ -201,10 +207,10 @@ class _Unpacker:
         os.chown(name, uid, gid, dir_fd=above, follow_symlinks=False)
 
     def _count(self, size: int) -> None:
-        self.size += size
-        if self.size - self._reported >= REPORT_BYTES:
-            self._reported = self.size
-            self._on_bytes(self.size)
+        self._taken += size
+        if self._taken - self._reported >= REPORT_BYTES:
+            self._reported = self._taken
+            self._on_bytes(self._taken)
 
 
 def checked_name(name: str) -> "list[str]":

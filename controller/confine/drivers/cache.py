@@ -27,6 +27,7 @@ __all__ = ["Cache", "Fetcher"]
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 UNPACKING = ".tmp-"
+FILES_KEPT = 64  # one in so many of the partition's inodes
 WAIT_S = 0.5
 SQUASHFS_HEADER = 96
 
@@ -249,6 +250,8 @@ class Cache:
         """Make room for `size` more bytes. NoRoom if that cannot be, with figures. bounded: within cache_max, too."""
         with self._lock:
             over, short = self._make_room(size)
+        if _few_files_left(self._objects):
+            raise NoRoom("the data partition has no room for the {}: it can hold hardly any more files".format(what))
         if over > 0 and bounded:
             raise NoRoom(
                 "the cache has no room for the {}: {:.1f} MiB over its {} MiB (cache_max), all else is in use".format(
@@ -365,6 +368,12 @@ def _free(directory: str) -> int:
     """Bytes free on the file system that `directory` lies on or will lie on."""
     found = os.statvfs(nearest(directory))
     return found.f_bavail * found.f_frsize
+
+
+def _few_files_left(directory: str) -> bool:
+    """Whether the file system is about to run out of inodes: others must be able to write, too. Some count none."""
+    found = os.statvfs(nearest(directory))
+    return found.f_favail < found.f_files // FILES_KEPT
 
 
 def _remove_tree(path: str) -> None:

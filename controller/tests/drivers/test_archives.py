@@ -199,6 +199,16 @@ def test_an_archive_over_the_size_allowed_is_refused_before_it_is_written(place)
     assert os.listdir(place / "root") == []
 
 
+def test_empty_members_count_as_what_they_take_on_the_disk(place):
+    packed = archive_of(*[directory("d{}".format(nr)) for nr in range(300)])
+    refused(place, packed, "unpacks to 1 MiB, at most 1 MiB", size=MIB)
+    path, told = place / "archive", []
+    path.write_bytes(archive_of(*[directory("e{}".format(nr)) for nr in range(1100)]))
+    with inroot.Root(str(place / "root")) as root:
+        archives.unpack(str(path), root, archives.Bounds(64 * MIB), False, told.append)
+    assert told == [4 * MIB, 1100 * 4096], "room is looked at while they come"
+
+
 def test_an_archive_of_too_many_members_is_refused(place):
     refused(place, archive_of(*[member(str(nr)) for nr in range(11)]), "more than 10 members", members=10)
 

@@ -365,3 +365,17 @@ def test_data_is_brought_by_the_fetcher_that_goes_where_slices_may_alone(tmp_pat
     cache.fetch_data(make_step("cache", "fetch_data", data=sha256(CONTENT)))
     fetch(cache, sha256(b"template"))
     assert guarded.asked == [("http://files/d", 0)] and anywhere.asked == [(URI, 0)]
+
+
+def test_nothing_is_fetched_onto_a_partition_that_can_hardly_hold_more_files(tmp_path, monkeypatch):
+    cache = make_cache(tmp_path, OneFile({URI: CONTENT}))
+    real = os.statvfs(tmp_path)
+
+    class Scarce:
+        f_bavail, f_frsize, f_files, f_favail = real.f_bavail, real.f_frsize, 64000, 999
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Scarce)
+    with pytest.raises(StepError, match="hardly any more files"):
+        fetch(cache, sha256(CONTENT))
+    Scarce.f_favail = 1000
+    fetch(cache, sha256(CONTENT))

@@ -145,7 +145,7 @@ def test_an_archive_whose_tree_is_in_use_goes_before_the_tree_and_needs_no_new_f
     cache.unpack_template(have(cache, packed))
     cache.keep = {sha256(packed)}
     other = os.urandom(MIB + 300 * KIB)
-    cache._fetcher = OneFile({URI: other})
+    cache._fetchers["template"] = OneFile({URI: other})
     fetch(cache, sha256(other))
     assert not os.path.exists(cache.object(sha256(packed)))
     assert sorted([sha256(packed), sha256(other)]) == cache.cached()
