@@ -2,7 +2,7 @@
 
     nothing on disk   sections differ from what is asked: configure
     "written"         the daemon or the power was cut off while the change was made: undo
-    "applied"         wait until all that answered before answers again: confirm; if it does not in time: undo
+    "applied"         wait until who answered before answers again (`lost`): confirm; if not in time: undo
     "undone"          the same change is not tried again for RETRY_S, unless somebody asks; one that was cut off by
                       chance (cut: how often in a row) is, MOST_CUTS times
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WRITTEN, APPLIED, UNDONE = "written", "applied", "undone"
 RETRY_S = 6 * 3600.0
 MOST_CUTS = 2
+
+FAMILIES = ("IPv4", "IPv6")
 
 # Words for how the network stands (status, node API).
 AS_ASKED, CHANGING, BY_HAND, BROKEN = "as asked", "changing", "by hand", "broken"
@@ -118,6 +120,37 @@ def _under_way(result: NetworkPlan, change: "dict[str, Any]", observed: NetworkO
     elif observed.remaining_s <= 0:
         why = "Cut off by the change of the network: " + ", ".join(observed.lost) + "."
         result.steps.append(Step("network", "undo", NETWORK, why))
+
+
+def lost(before: "dict[str, Any]", now: "dict[str, Any]", error: "str | None" = None) -> "list[str]":
+    """Of who answered before a change, who has to answer again and does not, in words.
+
+    Both: {"registry", "IPv4", "IPv6" (a default gateway): bool, "overlay": [addresses of peers], "neighbours":
+    [[device, address, MAC address]]}. error: why the registry was not read.
+
+    The registry and a gateway of each family have to. Where none of these did, overlay peers count, any one that did
+    will do; where none of those did either, neighbours, so too. A neighbour may have changed its network in the same
+    minute: it is known by its hardware address, whatever its address, and whatever bridge is over the device now.
+    """
+    found = []
+    if before.get("registry") and not now.get("registry"):
+        found.append("the registry is not read" + (" (" + error + ")" if error else ""))
+    for words in FAMILIES:
+        if before.get(words) and not now.get(words):
+            found.append("no default gateway answers by " + words)
+    peers = before.get("overlay") or []
+    neighbours = [neighbour for neighbour in before.get("neighbours") or [] if len(neighbour) == 3]
+    if before.get("registry") or any(before.get(words) for words in FAMILIES):
+        return found
+    if peers:
+        there = now.get("overlay") or []
+        if not any(peer in there for peer in peers):
+            found.append("no peer of the overlay answers that did, " + str(peers[0]) + " for one")
+    elif neighbours:
+        macs = [neighbour[-1] for neighbour in now.get("neighbours") or []]
+        if not any(neighbour[-1] in macs for neighbour in neighbours):
+            found.append("no neighbour answers that did, " + str(neighbours[0][1]) + " for one")
+    return found
 
 
 def listed(differing: "dict[str, dict[str, Any]]") -> str:

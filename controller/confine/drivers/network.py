@@ -7,12 +7,10 @@ record of the change under way. Its order is what survives a power cut at any po
     confirm     record removed
     undo        sections put back → reload → record "undone"
 
-Whether all answers as before is read from the kernel: gateways are asked again for their link addresses. Where the
-registry had been read lately, it must be read again. What did not answer before the change does not count.
+Who answered before the change must answer after it: drivers/witnesses.py asks them.
 """
 
 import os
-import socket
 import subprocess
 import time
 
@@ -21,6 +19,7 @@ from confine.core import network, network_change
 from confine.core.network import INTERNAL, LOCAL, Device, NetworkFacts
 from confine.core.network_change import APPLIED, MOST_CUTS, RETRY_S, UNDONE, WRITTEN, NetworkObserved
 from confine.drivers import cgroups, rtnetlink, uci
+from confine.drivers.witnesses import Witnesses, is_up
 from confine.errors import SettingsError, StepError
 
 TYPE_CHECKING = False
@@ -36,14 +35,9 @@ RECORD = "network-change.json"
 RELOAD_S = 30
 COME_UP_S = 15.0
 POLL_S = 0.1
-ASK_AGAIN_S = 5.0
-READ_LATELY = 3  # intervals without a reading that are too many
-MOST_NEIGHBOURS = 8
-FAMILIES = ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6"))
 # What has to be told of a change of which package, where it is there.
 FOLLOWERS = {"firewall": "/etc/init.d/firewall", "dhcp": "/etc/init.d/dnsmasq"}
 RELOADING = ("network", "firewall", "dhcp")  # in this order
-IFF_UP = 1
 SLIVERS = ("slv-", "iso-")  # what the names of slivers' own devices begin with
 
 
@@ -55,8 +49,7 @@ class Network:
         self._settings = settings
         self._reader = reader
         self._files: dict[str, tuple[Any, Any]] = {}  # {package: (stamp, sections or text of the error)}
-        self._asked = 0.0
-        self._applied = 0.0  # by this object, monotonic; 0.0: by a former life of the daemon
+        self._witnesses = Witnesses(paths, settings, reader)
 
     # ---- observation ---------------------------------------------------------------------------------------------
 
@@ -70,7 +63,7 @@ class Network:
             return observed
         if change["state"] == APPLIED:
             observed.remaining_s = self._remaining(change)
-            observed.lost = self._lost(change["before"])
+            observed.lost = self._witnesses.lost(change["before"])
         elif change["state"] == UNDONE:
             aged = not 0 <= time.time() - change["when"] < RETRY_S
             observed.retry = aged or 1 <= change["cut"] <= MOST_CUTS
@@ -117,61 +110,6 @@ class Network:
             return 0.0
         return float(change["at"]) + self._settings.network_confirm_s - time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    # ---- what answers --------------------------------------------------------------------------------------------
-
-    def _answering(self) -> "dict[str, Any]":
-        """What answers now, to be compared with later. IPv4, IPv6: a default gateway does."""
-        known = rtnetlink.neighbours()
-        before: dict[str, Any] = {words: _gateway_answers(family, known, rtnetlink.ALIVE) for family, words in FAMILIES}
-        before["neighbours"] = []
-        if not before["IPv4"] and not before["IPv6"]:
-            states = rtnetlink.ALIVE & ~rtnetlink.NUD_NOARP
-            alive = [key for key, state in sorted(known.items()) if state & states and key[0] not in ("", INTERNAL)]
-            before["neighbours"] = [list(key) for key in alive[:MOST_NEIGHBOURS]]
-        before["registry"] = self._registry_answers()
-        return before
-
-    def _registry_answers(self) -> bool:
-        reader = self._reader
-        if reader is None or reader.error is not None or reader.read_at is None:
-            return False
-        far = any(not uri.startswith("file:") for uri in self._settings.registry_uris)
-        return far and time.monotonic() - reader.read_at < READ_LATELY * self._settings.interval_s
-
-    def _lost(self, before: "dict[str, Any]") -> "list[str]":
-        """Of what answered before, what does not yet again. Asks for it, so that the next look knows more."""
-        if self._asked == 0.0:
-            self._ask(before)  # what the kernel knows may be from before the change
-            return ["it was not asked yet"]
-        known = rtnetlink.neighbours()
-        lost = [
-            "no default gateway answers by " + words
-            for family, words in FAMILIES
-            if before.get(words) and not _gateway_answers(family, known, rtnetlink.ANSWERS)
-        ]
-        keys = [(str(pair[0]), str(pair[1])) for pair in before.get("neighbours") or []]
-        if keys and not any(known.get(key, 0) & rtnetlink.ANSWERS for key in keys):
-            lost.append("no neighbour answers that did, " + keys[0][1] + " for one")
-        if before.get("registry") and self._reader is not None:
-            read = self._reader.read_at
-            if read is None or read <= self._applied:
-                lost.append(
-                    "the registry is not read" + (" (" + self._reader.error + ")" if self._reader.error else "")
-                )
-        self._ask(before)
-        return lost
-
-    def _ask(self, before: "dict[str, Any]") -> None:
-        now = time.monotonic()
-        if now - self._asked < ASK_AGAIN_S:
-            return
-        self._asked = now
-        asked = {(device, gateway) for _, device, gateway in rtnetlink.default_routes() if gateway}
-        for device, address in sorted(asked | {(str(d), str(a)) for d, a in before.get("neighbours") or []}):
-            rtnetlink.ask(device, address)
-        if before.get("registry") and self._reader is not None:
-            self._reader.refresh()
-
     # ---- steps ---------------------------------------------------------------------------------------------------
 
     def configure(self, step: "Step") -> None:
@@ -179,9 +117,10 @@ class Network:
         wanted: dict[str, Any] = step.target or {}
         files = self._facts().files
         former = self.record() or {}
+        before = self._witnesses.before()
         record = {
             "state": WRITTEN, "boot": boot_id(), "at": time.clock_gettime(time.CLOCK_BOOTTIME), "when": time.time(),
-            "wanted": wanted, "previous": network_change.previous(files, wanted), "before": self._answering(),
+            "wanted": wanted, "previous": network_change.previous(files, wanted), "before": before,
             "reason": "", "cut": former.get("cut", 0) if former.get("wanted") == wanted else 0,
         }  # fmt: skip
         try:
@@ -191,8 +130,7 @@ class Network:
             reload_followers(wanted)
             self._wait_for_devices(wanted)
             record["state"] = APPLIED
-            self._applied = time.monotonic()
-            self._asked = 0.0
+            self._witnesses.forget()
             durable.write_json(self._record_path(), record)
         except (SettingsError, OSError) as error:
             raise StepError("the network could not be changed: {}".format(error))
@@ -304,14 +242,6 @@ def _run(command: "list[str]") -> None:
         raise StepError("{} failed (status {}): {}".format(" ".join(command), done.returncode, said))
 
 
-def _gateway_answers(family: int, known: "dict[tuple[str, str], int]", states: int) -> bool:
-    """Whether one of the default gateways is in one of `states`; a link without gateways, whether it is up."""
-    for kind, device, gateway in rtnetlink.default_routes():
-        if kind == family and (is_up(device) if gateway is None else known.get((device, gateway), 0) & states):
-            return True
-    return False
-
-
 def devices() -> "dict[str, Device]":
     """All network devices but slivers' own."""
     base = "/sys/class/net/"
@@ -330,14 +260,9 @@ def _device(path: str) -> Device:
         master = os.path.basename(os.readlink(path + "/master"))
     except OSError:
         master = None
-    up = bool(int(cgroups.read(path + "/flags") or "0", 16) & IFF_UP)
+    up = is_up(os.path.basename(path))
     # The kernel refuses to say it of a device that is down.
     return Device(kind, master, cgroups.read(path + "/address") or None, up, cgroups.read(path + "/carrier") == "1")
-
-
-def is_up(name: str) -> bool:
-    """Whether the device is there and switched on."""
-    return bool(int(cgroups.read("/sys/class/net/" + name + "/flags") or "0", 16) & IFF_UP)
 
 
 def boot_id() -> str:

@@ -15,11 +15,10 @@ REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 REQUEST_REPLACE = 0x101  # NLM_F_REQUEST | NLM_F_REPLACE
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_OIF, RTA_GATEWAY, RTA_VIA = 4, 5, 18
-NDA_DST = 1
+NDA_DST, NDA_LLADDR = 1, 2
 MAIN_TABLE, UNICAST = 254, 1
 NUD_REACHABLE, NUD_PROBE, NUD_NOARP, NUD_PERMANENT = 0x02, 0x10, 0x40, 0x80
 ANSWERS = NUD_REACHABLE | NUD_NOARP | NUD_PERMANENT
-ALIVE = ANSWERS | NUD_PROBE | 0x04 | 0x08  # stale, delay: it has answered
 DISCARD_PORT = 9
 ANSWER_S = 2.0
 
@@ -56,14 +55,16 @@ def default_routes() -> "list[tuple[int, str, str | None]]":
     return sorted(found, key=lambda route: (route[0], route[1], route[2] or ""))
 
 
-def neighbours() -> "dict[tuple[str, str], int]":
-    """{(device, address): state (NUD_...)} of all that the kernel knows."""
+def neighbours() -> "dict[tuple[str, str], tuple[int, str]]":
+    """{(device, address): (state (NUD_...), MAC address or "")} of all that the kernel knows."""
     found = {}
     for body in dump(RTM_GETNEIGH, RTM_NEWNEIGH, struct.pack("=BBHiHBB", 0, 0, 0, 0, 0, 0, 0)):
         family, _, _, index, state, _, _ = struct.unpack_from("=BBHiHBB", body)
-        packed = attributes(body, 12).get(NDA_DST)
+        told = attributes(body, 12)
+        packed = told.get(NDA_DST)
         if packed and family in (socket.AF_INET, socket.AF_INET6):
-            found[name_of(index), socket.inet_ntop(family, packed)] = state
+            mac = told.get(NDA_LLADDR, b"").hex(":")
+            found[name_of(index), socket.inet_ntop(family, packed)] = state, mac
     return found
 
 

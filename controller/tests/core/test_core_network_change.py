@@ -132,3 +132,55 @@ def test_no_fault_of_the_network_takes_a_sliver_down_or_holds_one_back() -> None
     fresh.observed.network = observed(facts=facts(broken={"network": "malformed"}))
     fresh.observed.bridge = fresh.observed.firewall = True
     assert fresh.plan(one()).sliver_steps != {}
+
+
+# Who has to answer again
+
+
+def answers(**values: "Any") -> "dict[str, Any]":
+    doc: "dict[str, Any]" = {"registry": False, "IPv4": False, "IPv6": False, "overlay": [], "neighbours": []}
+    doc.update(values)
+    return doc
+
+
+PEER, OTHER_PEER = "fd65::1", "fd65::2"
+NEIGHBOUR = ["eth1", "192.0.2.7", "02:00:00:00:00:07"]
+
+
+def test_registry_and_gateways_that_answered_have_to_again() -> None:
+    before = answers(registry=True, IPv4=True, IPv6=True)
+    assert network_change.lost(before, before) == []
+    assert network_change.lost(before, answers(IPv4=True, IPv6=True), "timed out") == [
+        "the registry is not read (timed out)"
+    ]
+    assert network_change.lost(before, answers(registry=True, IPv6=True)) == ["no default gateway answers by IPv4"]
+    assert len(network_change.lost(before, answers())) == 3
+
+
+def test_where_registry_or_a_gateway_answers_no_neighbour_and_no_peer_undoes_a_change() -> None:
+    for way in ("registry", "IPv4", "IPv6"):
+        before = answers(overlay=[PEER], neighbours=[NEIGHBOUR], **{way: True})
+        assert network_change.lost(before, answers(**{way: True})) == []
+        assert network_change.lost(before, answers(overlay=[PEER], neighbours=[NEIGHBOUR])) != []
+
+
+def test_one_peer_of_those_that_answered_suffices_and_neighbours_do_not_stand_in_for_it() -> None:
+    before = answers(overlay=[PEER, OTHER_PEER], neighbours=[NEIGHBOUR])
+    assert network_change.lost(before, answers(overlay=[OTHER_PEER])) == []
+    assert network_change.lost(before, answers(overlay=["fd65::3"], neighbours=[NEIGHBOUR])) == [
+        "no peer of the overlay answers that did, fd65::1 for one"
+    ]
+
+
+def test_a_neighbour_is_known_again_by_its_hardware_address_alone() -> None:
+    before = answers(neighbours=[NEIGHBOUR, ["eth1", "192.0.2.8", "02:00:00:00:00:08"]])
+    assert network_change.lost(before, answers(neighbours=[["br-local", "192.0.2.99", NEIGHBOUR[2]]])) == []
+    stranger = ["eth1", NEIGHBOUR[1], "02:00:00:00:00:66"]
+    assert network_change.lost(before, answers(neighbours=[stranger])) == [
+        "no neighbour answers that did, 192.0.2.7 for one"
+    ]
+
+
+def test_where_nobody_answered_before_nothing_can_be_lost() -> None:
+    assert network_change.lost(answers(), answers()) == []
+    assert network_change.lost({"neighbours": [["eth0", "192.0.2.7"]]}, answers()) == []

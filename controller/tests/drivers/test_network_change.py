@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from confine.core import network_change  # noqa: E402
 from confine.core.model import Step  # noqa: E402
 from confine.core.settings import Settings  # noqa: E402
 from confine.drivers import network, rtnetlink, uci  # noqa: E402
+from confine.drivers.witnesses import Witnesses  # noqa: E402
 from confine.errors import SettingsError, StepError  # noqa: E402
 from confine.paths import Paths  # noqa: E402
 
@@ -93,8 +95,8 @@ class Node:
     def again(self):
         """The driver of a new life of the daemon."""
         driver = network.Network(self.paths, Settings(node_id=1, registry_uris=["https://r.example/"]), self.reader)
-        driver._answering = lambda: {"IPv4": True}
-        driver._lost = lambda before: self.lost
+        driver._witnesses.before = lambda: {"IPv4": True}
+        driver._witnesses.lost = lambda before: self.lost
         return driver
 
     def sections(self, package):
@@ -335,56 +337,36 @@ def test_a_full_disk_leaves_the_file_as_it_was(node, monkeypatch):
     assert path.read_text() == before
 
 
-# What answers
+# What answers: more of it in test_witnesses.py
 
 
-def test_what_did_not_answer_before_does_not_count(tmp_path, monkeypatch):
-    node = Node(tmp_path, monkeypatch)
-    monkeypatch.setattr(rtnetlink, "default_routes", lambda: [(2, "eth0", "192.0.2.1"), (10, "eth0", "fe80::1")])
-    monkeypatch.setattr(rtnetlink, "neighbours", lambda: {("eth0", "192.0.2.1"): 0x04, ("eth0", "fe80::1"): 0x20})
-    asked = []
-    monkeypatch.setattr(rtnetlink, "ask", lambda device, address: asked.append(address))
-    driver = network.Network(node.paths, Settings(node_id=1, registry_uris=["https://r.example/"]), node.reader)
-    node.reader.error = "no route"
-    before = driver._answering()
-    assert (before["IPv4"], before["IPv6"], before["registry"]) == (True, False, False)
-    # A stale entry is no answer after the change, nor one from before it: it has to be given anew.
-    assert driver._lost(before) == ["it was not asked yet"]
-    assert driver._lost(before) == ["no default gateway answers by IPv4"]
-    assert "192.0.2.1" in asked and node.reader.asked == 0
-    monkeypatch.setattr(rtnetlink, "neighbours", lambda: {("eth0", "192.0.2.1"): 0x02})
-    assert driver._lost(before) == []
+def alone(monkeypatch):
+    """There is nobody on any link."""
+    monkeypatch.setattr(rtnetlink, "default_routes", list)
+    monkeypatch.setattr(rtnetlink, "neighbours", dict)
 
 
 def test_the_registry_has_to_be_read_again_where_it_was_read_before(tmp_path, monkeypatch):
     node = Node(tmp_path, monkeypatch)
-    monkeypatch.setattr(rtnetlink, "default_routes", list)
-    monkeypatch.setattr(rtnetlink, "neighbours", dict)
-    driver = network.Network(node.paths, Settings(node_id=1, registry_uris=["https://r.example/"]), node.reader)
-    node.reader.read_at = network.time.monotonic()
-    before = driver._answering()
+    alone(monkeypatch)
+    asked = Witnesses(node.paths, Settings(node_id=1, registry_uris=["https://r.example/"]), node.reader)
+    node.reader.read_at = time.monotonic()
+    before = asked.before()
     assert before["registry"]
-    driver._applied = network.time.monotonic()
+    asked.forget()
     node.reader.error = "timed out"
-    driver._lost(before)
-    assert driver._lost(before) == ["the registry is not read (timed out)"] and node.reader.asked == 1
-    node.reader.read_at = network.time.monotonic() + 1
-    assert driver._lost(before) == []
+    assert asked.lost(before) == ["it was not asked yet"]
+    assert asked.lost(before) == ["the registry is not read (timed out)"] and node.reader.asked == 1
+    node.reader.read_at = time.monotonic() + 1
+    assert asked.lost(before) == []
 
 
-def test_neighbours_count_where_there_is_no_gateway(tmp_path, monkeypatch):
+def test_a_registry_that_was_not_read_before_does_not_count(tmp_path, monkeypatch):
     node = Node(tmp_path, monkeypatch)
-    monkeypatch.setattr(rtnetlink, "default_routes", list)
-    known = {("eth0", "192.0.2.7"): 0x04, ("eth0", "192.0.2.8"): 0x02, ("eth0", "192.0.2.9"): 0x20}
-    monkeypatch.setattr(rtnetlink, "neighbours", lambda: known)
-    monkeypatch.setattr(rtnetlink, "ask", lambda *_: None)
-    driver = network.Network(node.paths, Settings(node_id=1), None)
-    before = driver._answering()
-    assert before["neighbours"] == [["eth0", "192.0.2.7"], ["eth0", "192.0.2.8"]]
-    driver._lost(before)
-    assert driver._lost(before) == []
-    known[("eth0", "192.0.2.8")] = 0x20
-    assert driver._lost(before) == ["no neighbour answers that did, 192.0.2.7 for one"]
+    alone(monkeypatch)
+    asked = Witnesses(node.paths, Settings(node_id=1, registry_uris=["https://r.example/"]), node.reader)
+    node.reader.error = "no route"
+    assert not asked.before()["registry"]
 
 
 def test_the_kernel_is_asked_without_a_process(monkeypatch):
