@@ -244,17 +244,20 @@ def _wire(case: Case, works: Works, working: "SliverTarget") -> None:
     made, problems = interfaces.of_sliver(working, booking, settings)
     said = [problem.member for problem in case.lacking]
     case.lacking.extend(problem for problem in problems if problem.member not in said)
-    ready = []
+    ready, kept = [], []
+    shaped = wiring.shape(working, settings)
     for interface in made:
         waits = wiring.waits_for(interface, links, settings) if wired is not None else None
         if waits is None:
             ready.append(interface)
             waits = wiring.unleased(interface, wired) if wired is not None else None
+        elif wired is not None and wiring.stays(interface, wired, links, settings, shaped):
+            kept.append(interface.port)
         if waits is not None:
             case.lacking.append(Problem("/interfaces", interface.name + " (" + interface.type + "): " + waits + "."))
     if wired is None or not case.found.running:
         return
-    why = wiring.differs(ready, wired, wiring.shape(working, settings))
+    why = wiring.differs(ready, wired, shaped, kept)
     case.unwired = why is not None
     if why is not None and not case.waits and not case.round.view.hold:
         works.add("interfaces", "attach", why)

@@ -66,13 +66,14 @@ def mark(interface: SliverInterface, shaped: "Shape") -> str:
     return "confine " + digest + "/" + "+".join(directions)
 
 
-def job(name: str, sliver_nr: int, wanted: "list[SliverInterface] | None",
-        shaped: "Shape") -> "dict[str, Any]":  # fmt: skip
-    """What drivers/wiring.py is to do for the sliver `name`; JSON-ready. wanted None: remove all that belongs to it."""
+def job(name: str, sliver_nr: int, wanted: "list[SliverInterface] | None", shaped: "Shape",
+        kept: "list[str] | None" = None) -> "dict[str, Any]":  # fmt: skip
+    """What drivers/wiring.py is to do for the sliver `name`; JSON-ready. wanted None: remove all that belongs to it.
+    kept: ports that stay as they are."""
     docs = None
     if wanted is not None:
         docs = [dict(plain(interface), mark=mark(interface, shaped)) for interface in wanted]
-    return {"sliver": name, "nr": sliver_nr, "wanted": docs, "shape": shaped}
+    return {"sliver": name, "nr": sliver_nr, "wanted": docs, "shape": shaped, "kept": kept or []}
 
 
 def by_lxc_alone(wanted: "list[SliverInterface]", shaped: "Shape") -> bool:
@@ -150,6 +151,15 @@ def waits_for(interface: SliverInterface, links: "dict[str, Link]", settings: "S
     return None
 
 
+def stays(interface: SliverInterface, wired: Wired, links: "dict[str, Link]",
+          settings: "Settings", shaped: "Shape") -> bool:  # fmt: skip
+    """Whether what there is of an interface that waits is left as it is: it was made as asked, and only what is below
+    it is gone for now, as a bridge that is just made anew. The sliver keeps the interface, with all it did to it."""
+    port, parent = wired.ports.get(interface.port), links.get(interface.parent or "")
+    lent = parent is None or parent.master != local_bridge(settings)
+    return lent and port is not None and port.mark == mark(interface, shaped)
+
+
 def unleased(interface: SliverInterface, wired: Wired) -> "str | None":
     """Why an interface that asks for its address has none; None: it has one, or does not ask."""
     if not interface.dhcp or interface.port not in wired.ports:
@@ -161,9 +171,11 @@ def unleased(interface: SliverInterface, wired: Wired) -> "str | None":
     return None
 
 
-def differs(wanted: "list[SliverInterface]", wired: Wired, shaped: "Shape") -> "str | None":
-    """What of a running sliver's interfaces is not as asked for, in a sentence; None: all is."""
-    ports = [interface.port for interface in wanted]
+def differs(
+    wanted: "list[SliverInterface]", wired: Wired, shaped: "Shape", kept: "list[str] | None" = None
+) -> "str | None":
+    """What of a running sliver's interfaces is not as asked for, in a sentence; None: all is. kept: ports that stay."""
+    ports = [interface.port for interface in wanted] + (kept or [])
     for name in sorted(wired.ports):
         if name not in ports:
             return name + " is not asked for any more."

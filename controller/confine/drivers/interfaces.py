@@ -65,20 +65,21 @@ class Interfaces:
         self.snapshot()
         wanted, shaped = self.wanted(sliver, booking)
         wired = self.wired(booking.nr)
+        kept = self._kept(sliver, booking, wired, shaped)
         for interface in wanted:
             port = wired.ports.get(interface.port)
             if port is not None and interface.bridge is not None:
                 put_back(interface, port)
         self.snapshot()
-        if wiring.differs(wanted, self.wired(booking.nr), shaped) is None:
+        if wiring.differs(wanted, self.wired(booking.nr), shaped, kept) is None:
             return
         self._keep_job(sliver.name, booking.nr, wanted, shaped)
         init = cgroups.find_init(os.path.join(self._cgroup, cgroups.SLIVERS, sliver.name))
         if init is None:
             raise StepError(f"sliver {sliver.name} does not run (any more)")
-        self._work(sliver.name, booking.nr, wanted, shaped, init)
+        self._work(sliver.name, booking.nr, wanted, shaped, init, kept)
         self.snapshot()
-        wrong = wiring.differs(wanted, self.wired(booking.nr), shaped)
+        wrong = wiring.differs(wanted, self.wired(booking.nr), shaped, kept)
         if wrong is not None:
             raise StepError(f"after the interfaces of sliver {sliver.name} were made: {wrong}")
 
@@ -101,6 +102,14 @@ class Interfaces:
         made = interfaces.of_sliver(sliver, booking, self._settings)[0]
         ready = [one for one in made if wiring.waits_for(one, self.links, self._settings) is None]
         return ready, wiring.shape(sliver, self._settings)
+
+    def _kept(
+        self, sliver: "SliverTarget", booking: "Booking", wired: Wired, shaped: "dict[str, dict[str, Any] | None]"
+    ) -> "list[str]":
+        """Ports of interfaces that wait, and stay as they are meanwhile."""
+        made = interfaces.of_sliver(sliver, booking, self._settings)[0]
+        waiting = [one for one in made if wiring.waits_for(one, self.links, self._settings) is not None]
+        return [one.port for one in waiting if wiring.stays(one, wired, self.links, self._settings, shaped)]
 
     def at_start(
         self, sliver: "SliverTarget", booking: "Booking"
@@ -181,9 +190,10 @@ class Interfaces:
         return {"pid": pid, "cgroup": f"/{cgroups.SLIVERS}/{name}"}
 
     def _work(self, name: str, nr: int, wanted: "list[SliverInterface] | None",
-              shaped: "dict[str, dict[str, Any] | None]", pid: "int | None") -> None:  # fmt: skip
+              shaped: "dict[str, dict[str, Any] | None]", pid: "int | None",
+              kept: "list[str] | None" = None) -> None:  # fmt: skip
         """Have the worker do a job. StepError with what it could not do."""
-        job = {**wiring.job(name, nr, wanted, shaped), **self._where(name, pid)}
+        job = {**wiring.job(name, nr, wanted, shaped, kept), **self._where(name, pid)}
         try:
             done = subprocess.run(
                 command("-"), input=json.dumps(job).encode(), capture_output=True, timeout=WORKER_S,

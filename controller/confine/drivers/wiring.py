@@ -59,7 +59,7 @@ class Wiring:
     def run(self, pid: "int | None") -> None:
         """Do the job. Refused: the sliver must not run like this."""
         wanted: "list[Wanted]" = self.job["wanted"] or []
-        self._remove_others({interface["port"] for interface in wanted})
+        self._remove_others({interface["port"] for interface in wanted} | set(self.job.get("kept", [])))
         if self.job["wanted"] is None:
             self.shaping.remove()
             return
@@ -83,6 +83,7 @@ class Wiring:
         """Ports and VLAN devices of this sliver that are not wanted (any more)."""
         nr = int(self.job["nr"])
         vlans = {interface["vlan"] for interface in self.job["wanted"] or [] if interface["vlan"]}
+        vlans |= {"iso-" + port[4:] for port in self.job.get("kept", [])}
         for name in os.listdir(NETWORK):
             port = name.startswith("slv-{:02x}-".format(nr)) and name not in kept
             if port or (name.startswith(vlan_device(nr, 0)[:7]) and name not in vlans):

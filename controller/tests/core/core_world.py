@@ -335,12 +335,14 @@ class World:
         found, sliver, booking = self.found(step.subject), step.sliver, step.booking
         need(found.running and sliver is not None and booking is not None, "interfaces of what does not run")
         shape = wiring.shape(sliver, self.settings)  # type: ignore[arg-type]
-        found.wired = wiring.Wired({}, {}, {})
+        former, found.wired = found.wired, wiring.Wired({}, {}, {})
         for one in interfaces.of_sliver(sliver, booking, self.settings)[0]:  # type: ignore[arg-type]
             if wiring.waits_for(one, self.observed.links, self.settings) is None:
                 found.wired.ports[one.port] = wiring.Port(one.bridge, one.bridge is not None, wiring.mark(one, shape))
                 if one.vlan is not None:
                     found.wired.vlans[one.vlan] = (one.parent, one.tag)  # type: ignore[assignment]
+            elif former is not None and wiring.stays(one, former, self.observed.links, self.settings, shape):
+                found.wired.ports[one.port] = former.ports[one.port]
         for direction, rates in shape.items():
             if rates is not None:
                 found.wired.rates[direction] = (rates["rate"], rates["ceil"], rates["total"])

@@ -115,8 +115,10 @@ def test_an_interface_waits_for_what_the_node_lacks_and_the_sliver_runs_without(
     what = asked(DEBUG, ISOLATED, vlan_tag=0x123)
     for name, words in (("eth1", "eth1 is not there now"), ("br-local", "no bridge br-local now")):
         world = running(what)
-        lost = world.observed.links.pop(name)
-        world.settle(what)
+        wired, lost = world.observed.slivers[NAME].wired, world.observed.links.pop(name)
+        assert wired is not None
+        wired.vlans.pop("iso-01-05") if name == "eth1" else setattr(wired.ports["slv-01-04"], "bridge", None)
+        assert world.verbs(what, 5) == "", "its port stays"
         assert words in world.messages(what, 5)
         assert world.state(what, 5) == "started"
         world.observed.links[name] = lost
@@ -127,10 +129,21 @@ def test_an_interface_waits_for_what_the_node_lacks_and_the_sliver_runs_without(
     assert "eth1 is down now" in world.messages(what, 5)
 
 
+def test_an_interface_that_waits_and_is_asked_for_otherwise_meanwhile_goes() -> None:
+    world = running(asked(ISOLATED, vlan_tag=0x123))
+    world.observed.links["eth1"].up = False
+    what = asked(ISOLATED, vlan_tag=0x124)
+    assert world.verbs(what, 5) == "book attach", "its tag may be another slice's"
+    world.settle(what)
+    assert "slv-01-05" not in world.observed.slivers[NAME].wired.ports  # type: ignore[union-attr]
+
+
 def test_the_port_of_the_community_bridge_is_no_direct_interface() -> None:
     world = running(asked(ISOLATED, vlan_tag=0x123))
     world.observed.links["eth1"].master = "br-local"
-    assert "never given to slivers" in world.messages(asked(ISOLATED, vlan_tag=0x123), 5)
+    what = asked(ISOLATED, vlan_tag=0x123)
+    assert "never given to slivers" in world.messages(what, 5)
+    assert world.verbs(what, 5) == "attach", "it is taken from the sliver"
 
 
 def test_what_cannot_be_made_is_told_and_tried_again_later() -> None:

@@ -51,9 +51,9 @@ class Node:
         argv = ["nsenter", "-t", str(self.sliver.pid), "-n", *words]
         return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
-    def work(self, asked, pid=None, cgroup="/"):
+    def work(self, asked, pid=None, cgroup="/", kept=()):
         """The worker's answer."""
-        job = {**wiring.job(NAME, 3, asked, UNBOUND), "pid": pid or self.sliver.pid, "cgroup": cgroup}
+        job = {**wiring.job(NAME, 3, asked, UNBOUND, list(kept)), "pid": pid or self.sliver.pid, "cgroup": cgroup}
         done = subprocess.run(["ip", "netns", "exec", SPACE, *driver.command("-")], input=json.dumps(job).encode(),
                               capture_output=True, check=False)  # fmt: skip
         return driver.told(json.loads(done.stdout))
@@ -98,6 +98,14 @@ def test_what_is_right_is_not_touched_and_what_is_not_wanted_goes(node):
     assert node.indexes() == {port: index for port, index in before.items() if port != "slv-03-04"}
     assert node.work(None) == ""
     assert node.indexes() == {}
+
+
+def test_an_interface_that_waits_for_its_bridge_stays_as_it_is(node):
+    node.work(wanted())
+    before = node.indexes()
+    node.run("ip", "link", "del", "br-local")
+    assert node.work(wanted(ASKED[:2]), kept=["slv-03-04"]) == ""
+    assert node.indexes() == before
 
 
 def test_one_that_was_cut_off_half_way_is_made_anew(node):
