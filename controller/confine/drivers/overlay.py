@@ -35,6 +35,7 @@ SERVICE_S = 60
 UP_S = 30.0
 MAX_FILE = 1 << 20
 MAX_HOSTS = 1024
+TICK_S = 0.05  # more than the kernel's coarse clock, which tincd reads, is behind
 SCRIPTS = ("-up", "-down")
 
 
@@ -169,7 +170,6 @@ class Overlay:
     def configure(self, step: "Step") -> None:
         """Write the files that do not say what they should, tinc.conf last: it is what names the others."""
         self._directories()
-        self._not_in_the_second_of_the_last_load()
         found = self.observe()
         wished = self._wish(step.target, found)
         connected = changes.is_connected(found, overlay_files.values_of(conf_of(found), "connectto"))
@@ -193,18 +193,24 @@ class Overlay:
         except OSError:
             return 0.0
 
-    def _not_in_the_second_of_the_last_load(self) -> None:
-        """tincd compares whole seconds: a file written in the second of a reload is not seen by the next one."""
-        wait = int(self._last_load()) + 1 - time.time()
-        if 0 < wait <= 1:
-            time.sleep(wait)
-
     def _put(self, path: str, content: "str | None") -> None:
         where = os.path.join(self._etc, path)
         if content is None:
             durable.remove(where)
         else:
             durable.write_atomic(where, content.encode(), 0o755 if path == "tinc-up" else 0o644)
+            # tincd lets go of a connection whose file is newer than its last reload, by whole seconds, and the kernel's
+            # clock for files is some milliseconds behind: the next second is newer for certain (see reload).
+            following = int(time.time()) + 1
+            os.utime(where, (following, following))
+
+    def _newest(self) -> float:
+        """Modification time of the file below hosts/ that was written last, wall clock seconds."""
+        times = []
+        for name in self._hosts():
+            with contextlib.suppress(OSError):
+                times.append(os.stat(os.path.join(self._etc, "hosts", name)).st_mtime)
+        return max(times, default=0.0)
 
     def confirm(self, step: "Step") -> None:
         """The changed files stay."""
@@ -273,9 +279,12 @@ class Overlay:
         found = self.observe()
         if found.pid is None:
             raise StepError("tincd does not run: it cannot be told of its new peers")
-        if self._last_load() > time.time():  # the clock was put back: tincd would take all files for old ones
-            self.start(step)
+        ahead = self._newest() - time.time()
+        if self._last_load() > time.time() or ahead > 1:
+            self.start(step)  # the clock was put back: tincd would take files for old ones, or for new ones ever again
             return
+        if ahead > -TICK_S:  # else the reload after this one would take the files for new once more
+            time.sleep(ahead + TICK_S)
         os.kill(found.pid, signal.SIGHUP)
         self._note_loaded(found)
 

@@ -9,6 +9,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -303,6 +304,33 @@ def wrong_key_undone(world):
     wait("it is said no more", lambda: not world.converge() and "was undone" not in world.said())
 
 
+def changed_again(world):
+    """Before tinc's clock, of whole seconds, goes on."""
+    world.joined()
+    wrong = rsa.public_pem(rsa.Numbers(b"\xc3" * 256, b"\1\0\1"))
+    for key in (wrong, world.server.key) * 2:
+        real, world.server.key = world.server.key, key
+        world.servers = [world.server.document()]
+        world.server.key = real
+        steps, _ = world.plan()
+        assert [step.verb for step in steps] == ["configure", "reload"]
+        for step in steps:
+            getattr(world.driver, step.verb)(step)
+        wait("the changed key is taken up", lambda key=key, real=real: world.up() == (key == real))
+        world.driver.confirm(None)  # it is not this test's to be undone
+    # Another server comes, and tincd connects to it: the connection to this one stays.
+    note = os.path.join(world.paths.run, "overlay/server_2")
+    before = os.stat(note)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(WAIT_S)
+        entry = {"addr": "127.0.0.1", "port": listening.getsockname()[1], "island": None}
+        other = {**world.server.document(name="server_3", addresses=[entry]), "uri": BASE + "servers/3/", "id": 3}
+        world.servers.append({**other, "mgmt_net": {"backend": "tinc", "addr": PREFIX + "::3"}})
+        assert world.converge()[:2] == ["configure", "reload"]
+        listening.accept()[0].close()
+    assert os.path.samestat(os.stat(note), before) and world.up()
+
+
 def half_written(world):
     whole = tinc.make_key(world.work)
     world.put("tinc.conf", "Name = node_18\nConnectT")
@@ -331,7 +359,7 @@ def another_island(world):
 
 
 SCENARIOS = [first_start, joins, idle_round, daemon_killed, key_changed, addresses_dead, new_address, node_id_changed,
-             injected, wrong_key_undone, half_written, another_island]  # fmt: skip
+             injected, wrong_key_undone, changed_again, half_written, another_island]  # fmt: skip
 
 
 def main():
