@@ -8,7 +8,7 @@ All of them are named `confine_...`; no other section is ever written. Which the
                recovery, debug          addresses on the community side
                dev_X, direct_X          direct interface X: a VLAN like eth1.40 is made; all are up
     firewall   internal, forward        slivers may go out: what of it they may is for our own tables to say
-               overlay, overlay_...     the overlay reaches slivers, API, remote shell and ping
+               overlay, overlay_...     the overlay reaches slivers, API, remote shell and ping; its peers reach tincd
     dhcp       internal                 no addresses are given out on br-confine
 
 Each address has a logical interface of its own: one more address takes an interface down and up, and a bridge without

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PREFIX = "confine_"
 OVERLAY = "confine"  # tinc's device, named for its network
 SSH_PORT = "22"
+TINC_PORT = 655
 
 
 def zones(settings: "Settings") -> "dict[str, Section]":
@@ -35,6 +36,10 @@ def zones(settings: "Settings") -> "dict[str, Section]":
     zone("overlay", {"device": [OVERLAY], "input": "REJECT"})
     ports = [SSH_PORT, "80", "443", str(settings.api_port)]
     rule("overlay_in", {"src": PREFIX + "overlay", "proto": "tcp", "dest_port": ports})
+    if settings.overlay is not False:
+        # From every zone: peers come in over whatever leads to the node. Without src it would be a rule for output.
+        port = str(settings.overlay_port or TINC_PORT)
+        rule("overlay_peers", {"src": "*", "proto": ["tcp", "udp"], "dest_port": port})
     rule("overlay_ping", {"src": PREFIX + "overlay", "proto": "icmp"})
     rule("overlay_slivers", {"src": PREFIX + "overlay", "dest": PREFIX + "internal", "proto": "all"})
     return sections

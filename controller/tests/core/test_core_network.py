@@ -250,3 +250,14 @@ def test_another_node_id_changes_the_addresses_that_follow_from_it_and_no_more()
     assert sorted(network.changes(found.files, after)["network"]) == [
         "confine_debug", "confine_internal_dev", "confine_mgmt",
     ]  # fmt: skip
+
+
+def test_peers_of_the_overlay_come_in_at_its_port_from_every_zone_unless_there_is_no_overlay() -> None:
+    def peers(**values: "Any") -> "Any":
+        target = built(facts(files={"network": {}, "firewall": {}}), **values)
+        return target.sections["firewall"].get("confine_overlay_peers")
+
+    rule = {".type": "rule", "name": "confine: overlay peers", "target": "ACCEPT", "src": "*", "proto": ["tcp", "udp"]}
+    assert peers() == dict(rule, dest_port="655")
+    assert peers(overlay=True, overlay_port=7000) == dict(rule, dest_port="7000")
+    assert peers(overlay=False) is None

@@ -331,6 +331,21 @@ def changed_again(world):
     assert os.path.samestat(os.stat(note), before) and world.up()
 
 
+def comes_in(world):
+    world.with_settings(overlay_port=6677)
+    world.converge()
+    own = world.driver.observe().key
+    world.server = Server(world.work, own)
+    # The node has no way to the server: only the server's way to the node is left.
+    world.servers = [world.server.document(addresses=[{"addr": "127.0.0.1", "port": 1, "island": None}])]
+    world.converge()
+    world.server.write("tinc.conf", "Name = server_2\nInterface = server\nConnectTo = node_18\n"
+                       f"BindToAddress = 127.0.0.1 {PORT}\n")  # fmt: skip
+    world.server.write("hosts/node_18", f"Address = 127.0.0.1 6677\nSubnet = {PREFIX}:12::/64\n{rsa.public_pem(own)}")
+    world.server.start()
+    wait("the server has come in", world.up)
+
+
 def half_written(world):
     whole = tinc.make_key(world.work)
     world.put("tinc.conf", "Name = node_18\nConnectT")
@@ -359,7 +374,7 @@ def another_island(world):
 
 
 SCENARIOS = [first_start, joins, idle_round, daemon_killed, key_changed, addresses_dead, new_address, node_id_changed,
-             injected, wrong_key_undone, changed_again, half_written, another_island]  # fmt: skip
+             injected, wrong_key_undone, changed_again, comes_in, half_written, another_island]  # fmt: skip
 
 
 def main():

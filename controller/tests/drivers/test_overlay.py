@@ -20,13 +20,14 @@ SENTENCES = {
     "injected": "the files of an image generator are taken over as they are",
     "wrong_key_undone": "a change that cuts the node off is undone, named and not tried again",
     "changed_again": "a key that changes in the second of a reload is taken up, and others' connections stay",
+    "comes_in": "a server that connects to the node finds it at the port that was set",
     "half_written": "files half written are put right, a half key is put aside",
     "another_island": "only addresses for the node's island are tried",
 }
 
 
 # The others wait for tincd's own timeouts: they are left out of make test-fast.
-QUICK = ("first_start", "joins", "injected", "another_island")
+QUICK = ("first_start", "joins", "comes_in", "injected", "another_island")
 MARKS = {True: (), False: (pytest.mark.slow,)}
 
 
