@@ -11,13 +11,13 @@ from qemu.harness import Snapshot, VirtualNode
 from qemu.sliver_node import SliverNode
 
 DRIVERS = os.path.join(os.path.dirname(__file__), "..", "..", "controller", "tests", "drivers")
-FILES = ("wall_frames.py", "wall_attempts.py", "wall_lab.py")
+FILES = ("wall_frames.py", "wall_attempts.py", "wall_world.py", "wall_leases.py", "wall_lab.py")
 GATEWAY = "192.168.241.126"
 
 # From within the sliver's own network namespace: every attempt on its private interface, and its twin.
 WITHIN = """
 import ctypes, json, os, sys
-import wall_attempts as table, wall_lab as lab
+import wall_attempts as table, wall_world as lab
 os.sched_setaffinity(0, {0})
 pid = int(sys.argv[1])
 home = lab.Namespace()
