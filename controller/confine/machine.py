@@ -7,7 +7,7 @@ from confine.core.model import MIB, Observed, SliverObserved, Step
 from confine.core.network import management_devices
 from confine.core.settings import Settings
 from confine.decisions import DecisionBook
-from confine.drivers import ports
+from confine.drivers import ports, rtnetlink
 from confine.drivers.boot import Boot
 from confine.drivers.cache import Cache
 from confine.drivers.containers import Containers
@@ -15,7 +15,7 @@ from confine.drivers.dhcp import Leases
 from confine.drivers.firewall import Firewall
 from confine.drivers.interfaces import Interfaces
 from confine.drivers.limits import LimitsDriver
-from confine.drivers.links import Links, ipv4_of
+from confine.drivers.links import Links
 from confine.drivers.network import Network
 from confine.drivers.overlay import Overlay
 from confine.drivers.storage import Storage
@@ -149,8 +149,8 @@ class Machine:
                 made = interfaces.of_sliver(sliver, bookings[name], self._settings)[0]
                 ports.update({one.mac or "": one.port for one in made if one.dhcp})
         uplinks = sorted(name for name, link in links.items() if link.master == bridge) if ports else []
-        own = ipv4_of(bridge) if ports else None
-        self.leases.watch(ports, uplinks, [own[0]] if own else [])
+        own = [address.partition("/")[0] for _, address in rtnetlink.addresses()] if ports else []
+        self.leases.watch(ports, uplinks, own)
 
     def _lease(self, port: str, address: str, seconds: int) -> None:
         self.firewall.lease(port, address, seconds)

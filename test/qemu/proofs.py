@@ -23,7 +23,7 @@ from qemu.community import (
     node_address,
     overlay_address,
 )
-from qemu.lan import Frame, wait_until
+from qemu.lan import IPV4, Frame, wait_until
 
 Proof = Callable[[Community], list[str]]
 
@@ -31,6 +31,7 @@ RELAY, BEACON = 1, 2  # the testbed's slices
 TINC = 655
 HTTP = 80
 SOON_S = 60.0
+OVERLAY_MTU, PING_HEADERS = 1400, 48
 
 
 def overlay_stands(community: Community) -> list[str]:
@@ -92,6 +93,23 @@ def management_reaches_slivers(community: Community) -> list[str]:
         said = community.in_sliver(number, f"nc -w 9 {SERVER_OVERLAY} {WHO_PORT} </dev/null").strip()
         assert said == f"{PREFIX}:{number:x}:1001::1", said
         lines.append(f"the sliver on node {number} is {said} for {SERVER_OVERLAY}")
+    return lines
+
+
+def large_packets_fit_the_overlay(community: Community) -> list[str]:
+    """Packets of 1400 octets, as many as the overlay takes, and of more pass; what tinc makes of them fits the LAN."""
+    lines = []
+    for number in community.nodes:
+        for octets in (OVERLAY_MTU, 4 * OVERLAY_MTU):
+            command = f"ping -c 1 -w 9 -s {octets - PING_HEADERS} {SERVER_OVERLAY}"
+
+            def answered(number: int = number, command: str = command) -> bool:
+                return " 0% packet loss" in community.in_sliver(number, command)
+
+            wait_until(f"the server answers {octets} octets from node {number}", answered, SOON_S)
+        lines.append(f"{OVERLAY_MTU} and {4 * OVERLAY_MTU} octets from the sliver on node {number} are answered")
+    parts = community.lan.seen(lambda frame: frame.kind == IPV4 and bool(frame.payload[6] & 0x3F or frame.payload[7]))
+    assert not parts, [(frame.ends, len(frame.data)) for frame in parts]
     return lines
 
 
@@ -175,5 +193,6 @@ PROOFS: list[tuple[str, Proof]] = [
     ("slivers of one slice talk across nodes, over their VLAN", isolated_slivers_talk_in_their_vlan),
     ("slivers that asked for one hold an address of the LAN", public_addresses_are_held),
     ("slivers' management interfaces are in the overlay", management_reaches_slivers),
+    ("packets as large as the overlay takes, and larger ones, pass", large_packets_fit_the_overlay),
     ("nothing else is reached", nothing_else_is_reached),
 ]

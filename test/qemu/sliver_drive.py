@@ -2,8 +2,8 @@
 
 Listens on the UNIX socket SOCKET; a request and its answer are one line of JSON each:
     {"steps": [[driver, verb, nr], ...], "limits": {nr: {...}}, "type": ..., "sha256": ..., "observe": [nr, ...],
-     "network": {nr: {"interfaces": [[nr, name, type, parent], ...], "tag": ..., "addresses": {...}, "egress_kbit": ...,
-                      "ingress_kbit": ...}}, "settings": {...}}
+     "listen": [nr, ...], "network": {nr: {"interfaces": [[nr, name, type, parent], ...], "tag": ...,
+     "addresses": {...}, "egress_kbit": ..., "ingress_kbit": ...}}, "settings": {...}}
     {"error": message or null, "seconds": [...], "observed": {nr: {...}}, "usage": {nr: {...}}, ...}
 """
 
@@ -11,6 +11,7 @@ import json
 import socket
 import time
 import traceback
+import types
 
 from confine.core.addressing import hostname
 from confine.core.model import Booking, Interface, Limits, SliverTarget, Step, Template
@@ -18,12 +19,14 @@ from confine.core.settings import Settings
 from confine.drivers.boot import Boot
 from confine.drivers.cache import Cache
 from confine.drivers.containers import Containers
+from confine.drivers.dhcp import Leases
 from confine.drivers.firewall import Firewall
 from confine.drivers.interfaces import Interfaces
 from confine.drivers.limits import LimitsDriver
 from confine.drivers.links import Links
 from confine.drivers.storage import Storage
 from confine.errors import StepError
+from confine.machine import Machine
 from confine.paths import Paths
 
 SOCKET = "/run/sliver_drive.sock"
@@ -44,6 +47,20 @@ drivers = {
     "firewall": Firewall(settings),
     "boot": Boot(),
 }
+bookings = {}
+# What the daemon's Machine hears DHCP servers with, and nothing else of it.
+machine = types.SimpleNamespace(
+    _settings=settings, interfaces=wiring, journal=types.SimpleNamespace(bookings=lambda: bookings),
+    leases=Leases("/run/leases", lambda *lease: drivers["firewall"].lease(*lease)),
+)  # fmt: skip
+
+
+def listen(request):
+    """As each turn of the daemon does."""
+    steps = [make_step(request, "", "", nr) for nr in request.get("listen", [])]
+    bookings.update({step.subject: step.booking for step in steps})
+    wiring.snapshot()
+    Machine.listen(machine, {step.subject: step.sliver for step in steps})
 
 
 def make_step(request, driver, verb, nr):
@@ -89,6 +106,7 @@ def answer(request):
             error = f"{driver} {verb} {nr}: {failed}"
             break
         seconds.append(time.monotonic() - began)
+    listen(request)
     numbers = request["observe"]
     return {
         "error": error,
@@ -97,6 +115,8 @@ def answer(request):
         "usage": {nr: drivers["limits"].usage(hostname(nr, NODE_ID)) for nr in numbers},
         "bridge_ok": drivers["links"].bridge_ok(),
         "firewall_ok": drivers["firewall"].ok(),
+        "leases": {port: lease.address for port, lease in machine.leases.now().items()},
+        "unleased": machine.leases.problems,
     }
 
 

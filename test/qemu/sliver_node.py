@@ -34,7 +34,7 @@ _INITTAB = "::sysinit:/bin/echo booted\n::respawn:/bin/sleep 1000000\n::shutdown
 
 class SliverNode:
     """A virtual node and the slivers 1, 2, ... on it. limits, network: by number, settings: over the defaults of
-    sliver_drive.py."""
+    sliver_drive.py. listening: those for whom DHCP servers are heard."""
 
     def __init__(self, node: VirtualNode, sha256: str) -> None:
         self.node = node
@@ -43,6 +43,7 @@ class SliverNode:
         self.limits: dict[int, dict[str, Any]] = {}
         self.network: dict[int, dict[str, Any]] = {}
         self.settings: dict[str, Any] = {}
+        self.listening: list[int] = []
 
     def drive(
         self, *steps: tuple[str, str, int], observe: tuple[int, ...] = (), timeout: float = 120
@@ -68,6 +69,7 @@ class SliverNode:
             "observe": observe,
             "network": {str(nr): values for nr, values in self.network.items()},
             "settings": self.settings,
+            "listen": self.listening,
         }
         line = self.node.ask(_SOCKET, json.dumps(request).encode() + b"\n", timeout)
         answer: dict[str, Any] = json.loads(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ PUBLIC4, LAN4, TAKEN4 = "198.51.100.9", "198.51.100.1", "198.51.100.2"
 PUBLIC6, LAN6 = "2001:db8:1:2:1003::3", "2001:db8:1:2::1"
 ALL = [[0, "priv", "private", None], [1, "mgmt0", "management", None], [2, "pub0", "public4", None],
        [3, "pub6", "public6", None], [4, "dbg0", "debug", None], [5, "iso0", "isolated", "eth1"]]  # fmt: skip
-TAG = 0x123
+TAG, OTHER, OUTER = 0x123, 0x124, 40
 
 # lan: the community network behind br-local. peer: another node behind the direct interface eth1, one VLAN for a slice.
 WORLD = f"""
@@ -172,14 +173,53 @@ def test_what_somebody_else_has_is_not_taken_and_is_named(wired: SliverNode, spo
 def test_a_parent_that_goes_down_is_named_and_the_interface_works_again_with_it(wired: SliverNode) -> None:
     node = wired.node
     node.sh("/usr/sbin/ip link del iso-03-05; /usr/sbin/ip link set eth1 down")
-    wired.drive(("interfaces", "attach", 3))  # waits for eth1: the port goes, nothing fails
-    assert "slv-03-05" not in wired.observed(3)["wired"]["ports"]
+    index = node.read_file("/sys/class/net/slv-03-02/ifindex")
+    wired.drive(("interfaces", "attach", 3))  # waits for eth1: nothing fails, and the sliver keeps what it has
+    assert "slv-03-05" in wired.observed(3)["wired"]["ports"] and "iso-03-05" not in wired.observed(3)["wired"]["vlans"]
     node.sh("/usr/sbin/ip link set eth1 up")
     wired.drive(("interfaces", "attach", 3))
     node.sh("/usr/sbin/ip -n peer link set eth0 down; /usr/sbin/ip -n peer link set eth0 up; "
             "/usr/sbin/ip -n peer link set v up")  # fmt: skip
     wired.must(3, "ip addr add 172.16.0.3/24 dev iso0")
     assert answers(wired, 3, "172.16.0.9")
+    assert node.read_file("/sys/class/net/slv-03-02/ifindex") == index
+
+
+# Isolated: what is in a slice's VLAN stays there, and nothing else comes in
+
+
+@pytest.fixture
+def vlans(wired: SliverNode) -> Iterator[SliverNode]:
+    """Slivers 3 and 1, of two slices, over the same direct interfaces: eth1, and eth1.40, which is a VLAN itself."""
+    before = dict(wired.network[3])
+    isolated = [[5, "iso0", "isolated", "eth1"], [6, "iso1", "isolated", f"eth1.{OUTER}"]]
+    wired.node.sh(f"/usr/sbin/ip link add link eth1 name eth1.{OUTER} type vlan id {OUTER}; "
+                  f"/usr/sbin/ip link set eth1.{OUTER} up")  # fmt: skip
+    wired.network[3] = {**before, "interfaces": [*ALL[:5], *isolated]}
+    wired.network[1] = {"interfaces": [ALL[0], *isolated], "tag": OTHER}
+    with open(os.path.join(os.path.dirname(__file__), "vlan_drive.py")) as file:
+        wired.node.write_file("/tmp/vlan_drive.py", file.read())
+    for nr in (1, 3):
+        wired.drive(("interfaces", "attach", nr))
+    yield wired
+    wired.network[3] = before
+    del wired.network[1]
+    for nr in (1, 3):
+        wired.drive(("interfaces", "attach", nr))
+    wired.node.sh(f"/usr/sbin/ip link del eth1.{OUTER}")
+
+
+def test_no_frame_leaves_its_slices_vlan_and_each_twin_bears_its_tags(vlans: SliverNode) -> None:
+    for parent, nr, outer in (("eth1", 5, []), (f"eth1.{OUTER}", 6, [OUTER])):
+        case = {"pid": vlans.init(3), "name": f"iso{nr - 5}", "port": f"slv-03-{nr:02x}", "vlan": f"iso-03-{nr:02x}",
+                "parent": parent, "other_port": f"slv-01-{nr:02x}", "other_vlan": f"iso-01-{nr:02x}",
+                "outer": outer, "tag": TAG, "other": OTHER}  # fmt: skip
+        found = json.loads(vlans.node.must(["python3", "/tmp/vlan_drive.py", json.dumps(case)], 600))
+        assert len(found) == 5
+        assert [one for one in found if not one["stopped"]] == [], "these came through"
+        assert [one for one in found if not one["twin"]] == [], "their honest twins did not"
+        assert [one for one in found if not one["opened"]] == [], "these do not arrive without the rule either"
+        assert [one["seen"] for one in found] == [[*outer, TAG]] * 4 + [[]]
 
 
 # Bandwidth
@@ -277,42 +317,104 @@ def test_a_bound_that_cannot_be_had_is_a_failed_start_and_says_why(wired: Sliver
     assert wired.observed(3)["wired"]["rates"] == {"up": [1500, 1500, None]}
 
 
-# DHCP
+# DHCP: the sliver runs the client, the node learns the address from the server's ACK
 
-LEARN = """
-import sys, time
-from confine.drivers.dhcp import Leases
-told = []
-watch = Leases("/run/leases-test", lambda *lease: told.append(lease))
-watch.watch({"54:c0:00:12:03:02": "slv-03-02"}, ["uplink"], [])
-open("/run/learning", "w").close()
-while not told:
-    time.sleep(0.1)
-watch.close()
-print(*told[0])
+CLIENT = """#!/bin/sh
+case $1 in bound | renew)
+	ip addr flush dev $interface
+	ip addr add $ip/24 dev $interface
+	echo $ip >/tmp/given ;;
+esac
+"""
+PORT2 = "slv-03-02"
+SECOND_SERVER = """
+ip netns add lan2
+ip link add uplink2 type veth peer name eth0 netns lan2
+ip link set uplink2 master br-local up
+ip -n lan2 link set eth0 up
+ip -n lan2 addr add 198.51.100.3/24 dev eth0
 """
 
 
-def test_an_address_from_dhcp_is_learnt_from_the_servers_answer(wired: SliverNode) -> None:
-    node = wired.node
+def serve(slivers: SliverNode, address: str, namespace: str = "lan") -> None:
+    """A DHCP server in the community network that gives `address` to who asks."""
+    lan(slivers, f"dnsmasq --conf-file=/dev/null --port=0 --bind-interfaces --interface=eth0 --leasefile-ro --no-ping "
+                 f"--dhcp-range={address},{address},255.255.255.0,600 --pid-file=/run/dnsmasq-{namespace}",
+        namespace)  # fmt: skip
+
+
+def serve_no_more(slivers: SliverNode, namespace: str = "lan") -> None:
+    slivers.node.sh(f"read pid </run/dnsmasq-{namespace}; kill $pid; while [ -e /proc/$pid ]; do sleep 0.1; done")
+
+
+def asks(slivers: SliverNode, tries: int = 20) -> bool:
+    """Whether the sliver's client is given an address; it has it then."""
+    command = f"rm -f /tmp/given; /usr/bin/busybox udhcpc -i pub0 -n -q -f -T 2 -t {tries} -s /tmp/client"
+    return slivers.run(3, command, timeout=120).status == 0
+
+
+def leased(slivers: SliverNode, address: str) -> bool:
+    return bool(slivers.drive(observe=(3,))["leases"] == {PORT2: address})
+
+
+def pings(slivers: SliverNode, source: str = "") -> bool:
+    return slivers.run(3, f"ping -c 1 -W 2 {'-I ' + source if source else ''} {LAN4}").status == 0
+
+
+@pytest.fixture(scope="module")
+def asking(wired: SliverNode) -> SliverNode:
+    """Sliver 3 has to ask for its public address from now on; nobody answers yet."""
     wired.settings["public4_proto"] = "dhcp"
+    wired.listening = [3]
     wired.drive(("interfaces", "attach", 3))
-    assert "inet " not in wired.must(3, "ip addr show pub0"), "the sliver asks for it"
-    node.write_file("/tmp/learn.py", LEARN)
-    node.sh("PYTHONPATH=/usr/lib/confine python3 /tmp/learn.py >/run/learnt 2>&1 </dev/null &")
-    node.wait_for("the listener is there", lambda: node.run(["test", "-e", "/run/learning"]).status == 0, 60)
-    lan(wired, "dnsmasq --conf-file=/dev/null --port=0 --bind-interfaces --interface=eth0 --leasefile-ro "
-               "--dhcp-range=198.51.100.40,198.51.100.40,255.255.255.0,600 --pid-file=/run/dnsmasq-lan")  # fmt: skip
-    script = "#!/bin/sh\n[ $1 != bound ] || ip addr add $ip/24 dev $interface\n"
-    wired.must(3, f"printf '{script}' >/tmp/bound; chmod +x /tmp/bound")
-    wired.must(3, "/usr/bin/busybox udhcpc -i pub0 -n -q -f -t 10 -s /tmp/bound", timeout=60)
-    found = node.wait_for("it was learnt", lambda: node.read_file("/run/learnt").decode().split(), 60)
-    assert found == ["slv-03-02", "198.51.100.40", "600"]
-    # Nobody told the firewall here: only DHCP passes still.
-    assert wired.run(3, f"ping -c 1 -W 2 {LAN4}").status != 0
-    node.sh("kill $(cat /run/dnsmasq-lan)")
-    wired.settings["public4_proto"] = "static"
-    wired.drive(("interfaces", "attach", 3))
+    wired.must(3, f"printf '%s' '{CLIENT}' >/tmp/client; chmod +x /tmp/client")
+    return wired
+
+
+def test_with_a_silent_server_an_interface_that_has_to_ask_says_nothing_else(asking: SliverNode) -> None:
+    assert "inet " not in asking.must(3, "ip addr show pub0"), "the sliver asks for it"
+    assert not asks(asking, tries=2)
+    asking.must(3, "ip addr add 198.51.100.40/24 dev pub0")
+    assert not pings(asking) and asking.drive()["leases"] == {}
+
+
+def test_an_address_from_dhcp_is_learnt_from_the_servers_answer_and_lasts_as_long(asking: SliverNode) -> None:
+    serve(asking, "198.51.100.40")
+    assert asks(asking)
+    asking.node.wait_for("it was learnt", lambda: leased(asking, "198.51.100.40"), 60)
+    assert answers(asking, 3, LAN4)
+    entry = " ".join(asking.node.must(["nft", "list", "set", "bridge", "confine", "leases"]).split())
+    assert f'"{PORT2}" . 198.51.100.40 timeout' in entry and "expires" in entry
+    asking.must(3, "ip addr add 198.51.100.41/24 dev pub0")
+    assert not pings(asking, "198.51.100.41"), "no other address is let through"
+    serve_no_more(asking)
+
+
+def test_of_two_servers_that_counts_whose_offer_the_sliver_took(asking: SliverNode) -> None:
+    asking.node.sh('ip() { /usr/sbin/ip "$@"; }\n' + SECOND_SERVER)
+    asking.drive()  # as the next turn does, it hears the new link as well
+    serve(asking, "198.51.100.42")
+    serve(asking, "198.51.100.43", "lan2")
+    assert asks(asking)
+    given = asking.must(3, "cat /tmp/given").strip()
+    assert given in ("198.51.100.42", "198.51.100.43")
+    asking.node.wait_for("it was learnt", lambda: leased(asking, given), 60)
+    assert answers(asking, 3, LAN4)
+    for namespace in ("lan", "lan2"):
+        serve_no_more(asking, namespace)
+    asking.node.sh("/usr/sbin/ip netns del lan2")
+
+
+def test_an_address_that_is_the_nodes_own_is_not_let_through_and_named(asking: SliverNode) -> None:
+    asking.node.sh("/usr/sbin/ip addr add 198.51.100.44/24 dev br-local")
+    asking.drive()
+    serve(asking, "198.51.100.44")
+    assert asks(asking)
+    words = "gave it 198.51.100.44, which is the node's own: it is not let through"
+    asking.node.wait_for("it is named", lambda: words in asking.drive()["unleased"].get(PORT2, ""), 60)
+    assert not pings(asking)
+    serve_no_more(asking)
+    asking.node.sh("/usr/sbin/ip addr del 198.51.100.44/24 dev br-local")
 
 
 def test_nothing_of_a_stopped_sliver_is_left(wired: SliverNode) -> None:
