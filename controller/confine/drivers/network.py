@@ -149,6 +149,7 @@ class Network:
             cut = record["cut"] + 1 if record["state"] == WRITTEN or record["boot"] != boot_id() else 0
             record.update(state=UNDONE, when=time.time(), reason=step.why, cut=cut)
             durable.write_json(self._record_path(), record)
+            self._witnesses.forget()
         except (SettingsError, OSError) as error:
             raise StepError("the change of the network could not be undone: {}".format(error))
 
