@@ -80,14 +80,19 @@ def all_reach_the_node(testbed: Following) -> bool:
 
 
 def heals(testbed: Following, harm: str) -> None:
-    """Assert that after `harm` all slivers, the same processes, reach the node again."""
+    """Assert that after `harm` all slivers, the same processes with the same interfaces, reach the node again."""
+
+    def ports() -> str:
+        return testbed.node.sh("cd /sys/class/net; grep . slv-*/ifindex")
 
     def change() -> None:
         testbed.node.sh(harm)
         testbed.verb("look")
         testbed.node.wait_for("slivers reach the node again", lambda: all_reach_the_node(testbed), 90)
 
+    before = ports()
     testbed.undisturbed(["1@1", "3@1"], change)
+    assert ports() == before
 
 
 def ours(testbed: Following) -> list[str]:
