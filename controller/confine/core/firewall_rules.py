@@ -6,6 +6,9 @@ way through `sender` ends in a verdict of ours. What is counted (`spoofed_by` ..
 where a set is full, `update` ends its rule.
 """
 
+# A later fragment (frag-off) has neither ports nor a type, and the kernel takes what it holds for them. It is let
+# through once its addresses are right: without the first one, which is looked at, it is nothing.
+#
 # The hook is prerouting: it sees what is for the node as well as what is for others, before anything looks at it.
 BRIDGE_TABLE = """\
 table bridge confine {
@@ -77,6 +80,7 @@ table bridge confine {
 		ip daddr @excluded4 goto refused
 		ip hdrlength != 5 ip protocol != igmp goto refused
 		ip protocol != @protocols goto refused
+		ip frag-off & 0x1fff != 0 accept
 		iifname @asking udp sport 68 udp dport 67 accept
 		goto transport
 	}
@@ -106,9 +110,10 @@ table bridge confine {
 		goto transport
 	}
 	chain fragment {
-		frag nexthdr icmpv6 meta l4proto icmpv6 icmpv6 type != { 1, 2, 3, 4, 128, 129 } goto refused
+		frag nexthdr icmpv6 frag frag-off 0 meta l4proto icmpv6 icmpv6 type != { 1, 2, 3, 4, 128, 129 } goto refused
 		frag nexthdr icmpv6 accept
 		frag nexthdr != @protocols goto refused
+		frag frag-off != 0 accept
 		goto transport
 	}
 	chain icmp6 {

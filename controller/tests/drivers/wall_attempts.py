@@ -140,7 +140,8 @@ LOW_TCP = ("transport", "tcp sport 0-1023 tcp sport != @tcp_ports goto refused",
 LOW_UDP = ("transport", "udp sport 0-1023 udp sport != @udp_ports goto refused", "")
 IPV6_PROTOCOLS = ("ipv6_own", "ip6 nexthdr != @protocols goto refused", "")
 FRAGMENT_TYPES = (
-    "fragment", "frag nexthdr icmpv6 meta l4proto icmpv6 icmpv6 type != { 1, 2, 3, 4, 128, 129 } goto refused", "",
+    "fragment",
+    "frag nexthdr icmpv6 frag frag-off 0 meta l4proto icmpv6 icmpv6 type != { 1, 2, 3, 4, 128, 129 } goto refused", "",
 )  # fmt: skip
 FRAGMENT_PROTOCOLS = ("fragment", "frag nexthdr != @protocols goto refused", "accept")
 OPTIONS = ("ipv4_own", "ip hdrlength != 5 ip protocol != igmp goto refused", "")
@@ -157,8 +158,8 @@ def later4(place, text, source):
     return place.frame(ip4(source, place.to_ip4, UDP, text, offset=8))
 
 
-def later6(place, text, source):
-    return place.frame(ip6(source, place.to_ip6, FRAGMENT, fragment6(UDP, 8) + text))
+def later6(place, text, source, protocol=UDP):
+    return place.frame(ip6(source, place.to_ip6, FRAGMENT, fragment6(protocol, 8) + text))
 
 
 def echo6(place, text, before=b"", first=ICMP6):
@@ -184,7 +185,7 @@ ATTEMPTS = [
     Attempt("the IPv4 address of whom it speaks with", WITH4,
             lambda p: p.udp4(BAD, source=p.to_ip4), lambda p: p.udp4(GOOD), FROM4),
     Attempt("a later IPv4 fragment from another address", WITH4,
-            lambda p: later4(p, BAD, p.other_ip4), lambda p: later4(p, GOOD, p.ip4), FROM4),
+            lambda p: later4(p, BAD, p.other_ip4), lambda p: later4(p, bytes(8) + GOOD, p.ip4), FROM4),
     Attempt("a source-routed IPv4 packet", WITH4,
             lambda p: p.frame(ip4(p.ip4, p.to_ip4, UDP, udp(p.ip4, p.to_ip4, 5000, 7000, BAD), options=LSRR)),
             lambda p: p.udp4(GOOD), OPTIONS),
@@ -197,7 +198,7 @@ ATTEMPTS = [
             lambda p: p.udp6(BAD, source="fe80::bad", to="fe80::1"),
             lambda p: p.udp6(GOOD, source=p.ll, to="fe80::1"), FROM6),
     Attempt("a later IPv6 fragment from another address", WITH6,
-            lambda p: later6(p, BAD, p.other_ip6), lambda p: later6(p, GOOD, p.ip6), FROM6),
+            lambda p: later6(p, BAD, p.other_ip6), lambda p: later6(p, bytes(8) + GOOD, p.ip6), FROM6),
     Attempt("an IPv6 packet with a routing header", WITH6,
             lambda p: p.frame(ip6(p.ip6, p.to_ip6, ROUTING, routing(0, "2001:db8::9")
                                   + udp(p.ip6, p.to_ip6, 5000, 7000, BAD))),
@@ -254,6 +255,9 @@ ATTEMPTS = [
     Attempt("a neighbour advertisement in a fragment", WITH6,
             lambda p: p.advert(BAD, target=p.to_ip6, before=fragment6(ICMP6), first=FRAGMENT),
             lambda p: echo6(p, GOOD, fragment6(ICMP6), FRAGMENT), FRAGMENT_TYPES),
+    Attempt("a neighbour advertisement in the first of several fragments", WITH6,
+            lambda p: p.advert(BAD, target=p.to_ip6, before=fragment6(ICMP6, more=True), first=FRAGMENT),
+            lambda p: later6(p, bytes(8) + GOOD, p.ip6, ICMP6), FRAGMENT_TYPES),
     Attempt("a neighbour advertisement behind options in a fragment", WITH6,
             lambda p: p.advert(BAD, target=p.to_ip6, before=fragment6(DESTINATION) + extension(ICMP6), first=FRAGMENT),
             lambda p: echo6(p, GOOD, fragment6(ICMP6), FRAGMENT), FRAGMENT_PROTOCOLS),

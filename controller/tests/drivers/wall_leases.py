@@ -1,8 +1,10 @@
 """What slivers try on an interface that has to ask for its address by DHCP; a part of wall_lab.py."""
 
+import time
+
 import wall_attempts as table
 from wall_frames import UDP, eth, ip4, udp
-from wall_world import LAN_MAC, Namespace, Tap, Trial, reinstall, tried
+from wall_world import DEADLINE_S, LAN_MAC, Namespace, Tap, Trial, load, reinstall, tried
 
 from confine.core import firewall as rules
 
@@ -27,6 +29,11 @@ def leases(world):
         body = udp(source, to, 68, 67, table.dhcp(1) + text)
         return eth(who.mac, "ff:ff:ff:ff:ff:ff", 0x0800, ip4(source, to, UDP, body))
 
+    load(world.text)
+    deadline = time.monotonic() + DEADLINE_S
+    while not lan.until(b"primed", 0.5)[1]:  # a new link carries a moment after it is up
+        assert time.monotonic() < deadline, "nothing of the new interface is seen"
+        tap.send(discover(place, b"primed"))
     yield from one(
         "an address nobody gave it",
         "DHCP",
