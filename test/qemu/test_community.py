@@ -37,6 +37,11 @@ def test_proof(community: Community, sentence: str, proof: proofs.Proof) -> None
     assert proof(community), sentence
 
 
+@pytest.mark.torture
+def test_packets_as_large_as_the_overlay_takes_and_larger_ones_pass(community: Community) -> None:
+    assert proofs.large_packets_fit_the_overlay(community)
+
+
 def test_a_killed_tincd_comes_back_and_no_sliver_notices(community: Community) -> None:
     pids = community.inits(1)
     old = community.nodes[1].sh("read pid rest </run/confine/tinc.pid; kill -9 $pid; echo $pid")

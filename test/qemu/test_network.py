@@ -71,6 +71,7 @@ def test_a_sliver_reaches_dns_on_the_node_and_no_other_service(slivers: SliverNo
     assert connects_from_node(slivers, "127.0.0.1", 22)
 
 
+@pytest.mark.torture
 def test_a_sliver_has_names_answered_by_the_nodes_resolver(slivers: SliverNode) -> None:
     upstream = "127.0.0.9"
     slivers.node.sh("dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --bind-interfaces --pid-file= "
