@@ -10,7 +10,7 @@ PYTHON := $(VENV)/python3
 # Two at a time, a file of tests in one process: what a file has set up is set up once.
 TEST := $(SUDO) env PATH="$(CURDIR)/build/tools:$$PATH" $(PYTHON) -m pytest -n 2 --dist loadfile
 CORE := $(wildcard controller/confine/core/*.py)
-SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs grep -lE '^\#!/bin/(sh|ash)' 2>/dev/null)
+SHELL_SCRIPTS = $(shell git ls-files -co --exclude-standard | xargs awk '/^\#!\/bin\/(sh|ash)/ {print FILENAME} {nextfile}' 2>/dev/null)
 
 ONCE ?= 0
 UPGRADE ?= 0

@@ -224,9 +224,16 @@ def _settings(args: "dict[str, Any]", run: str) -> int:
 
 
 def _upgrade(args: "dict[str, Any]", run: str) -> int:
-    from confine.upgrade import command
-
-    return command.run(args, run)
+    try:
+        from confine.upgrade.command import run as upgrade
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("confine.upgrade"):
+            raise
+        raise ConfineError(
+            "upgrades are not installed on this node: they are the package confine-upgrade, for devices with two slots "
+            "(apk add confine-upgrade, or opkg install confine-upgrade)"
+        )
+    return upgrade(args, run)
 
 
 def _completion(args: "dict[str, Any]", run: str) -> int:

@@ -157,18 +157,15 @@ class Controller:
 
     def _guard(self) -> "Guard | None":
         """What restarts a node of ours when this loop hangs; None where that is not wanted, or no slot was started."""
-        from confine.upgrade.watchdog import Guard
-        from confine.upgrade.words import boot_words
-
-        if not self._settings.watchdog_s or "slot" not in boot_words():
+        if not self._settings.watchdog_s or not has_slots():
             return None
+        from confine.upgrade.watchdog import Guard
+
         return Guard(max(2 * int(LOOK_AGAIN_S), self._settings.watchdog_s), self._log)
 
     def _updater(self) -> "Updater | None":
         """What looks for upgrades, at work; None on a machine whose boot loader knows no slots."""
-        from confine.upgrade.words import boot_words
-
-        if "slot" not in boot_words():
+        if not has_slots():
             return None
         from confine.upgrade.updater import Updater  # lazy: not all have slots
 
@@ -358,6 +355,15 @@ class Controller:
         due = self._failures.due_in(time.monotonic())
         longest = CHANGING_S if self._machine.network.changing() else LOOK_AGAIN_S
         return longest if due is None else max(0.1, min(longest, due))
+
+
+def has_slots() -> bool:
+    """Did our boot loader start this system from a slot? Without the package confine-upgrade it counts as none."""
+    try:
+        from confine.upgrade.words import boot_words
+    except ModuleNotFoundError:
+        return False
+    return "slot" in boot_words()
 
 
 def held_back(step: Step, decision: Decision) -> bool:

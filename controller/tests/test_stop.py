@@ -231,7 +231,12 @@ def program(node, tmp_path):
         path.chmod(0o755)
     with open(os.path.join(PACKAGE, "usr/sbin/confine")) as file:
         text = file.read()
-    for old, new in (("/run/confine", node.paths.run), ("/sys/fs/cgroup", node.paths.cgroup)):
+    places = (
+        ("/run/confine", node.paths.run),
+        ("/sys/fs/cgroup", node.paths.cgroup),
+        ("/usr/lib/confine/share", SHARE),
+    )
+    for old, new in places:
         assert old in text
         text = text.replace(old, new)
 
