@@ -30,6 +30,7 @@ from confine.wake import Wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from confine.api.server import ApiServer
@@ -69,6 +70,7 @@ class Controller:
         self._looked = False
         self._stopping = False
         self.reload = False
+        self.beat: Callable[[], None] = lambda: None  # called as long as the loop goes on: before and after each turn
         self._watch = Watch(paths.cgroup, self._waker.handle)
         self._recording = Recording(paths, settings, self._journal, self._machine.limits.usage)
         self._board = Board(settings, self._machine, self._journal, self._reader, self._crew, self._recording)
@@ -88,6 +90,7 @@ class Controller:
     def run(self) -> None:
         """Work until stopped. Slivers are left running."""
         self._log.info("node", "controller started")
+        self.beat()
         try:
             self._first_look()
         except Exception as error:  # each turn tries again; whoever asks meanwhile is told
@@ -100,6 +103,7 @@ class Controller:
         updater = self._updater()
         while not self._stopping:
             self._turn()
+            self.beat()
             if guard is not None:
                 guard.beat()
             self._sleep()

@@ -1,20 +1,25 @@
 """The daemon: one process that reads the registry, plans and has the plan carried out, round after round.
 
 A clean stop leaves slivers running; the next start takes them over by observing them. Signals: TERM and INT stop,
-HUP reads the configuration again, USR1 looks at the node now.
+HUP reads the configuration again, USR1 looks at the node now. When its loop hangs it ends by itself, and says where it
+hung: init starts it again.
 """
 
+import faulthandler
 import fcntl
+import functools
 import os
 import signal
 import sys
 
 from confine.configuration import read_settings
-from confine.controller import Controller
+from confine.controller import LOOK_AGAIN_S, Controller
 from confine.errors import ConfineError
 from confine.log import Log
 from confine.paths import Paths
 from confine.upgrade.migrations import check_data
+
+SHORTEST_HANG_S = 2 * LOOK_AGAIN_S  # a loop that only waits is not one that hangs
 
 
 def lock(paths: Paths) -> int:
@@ -55,10 +60,19 @@ def main() -> int:
             log.warn("node", "cannot start: {}".format(error))
             return 1
         signals.lead_to(controller)
+        if settings.watchdog_s:
+            controller.beat = functools.partial(end_after, max(SHORTEST_HANG_S, settings.watchdog_s))
         controller.run()
+        faulthandler.cancel_dump_traceback_later()
         signals.lead_to(None)
         if not controller.reload:
             return 0
+
+
+def end_after(limit_s: float) -> None:
+    """End this process, without more ado, unless called again within `limit_s`: it says on standard error what each
+    thread was at. The interpreter's own timer sees to it, whatever holds the interpreter."""
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=2)
 
 
 class Signals:

@@ -229,3 +229,38 @@ def test_a_daemon_does_not_touch_data_of_a_format_that_its_slot_does_not_know(tm
     assert daemon.main() == 1
     assert "the data has format 999, this slot knows 1" in (tmp_path / "run/log").read_text()
     assert os.listdir(data) == ["format.json"]
+
+
+HANGS = """
+import sys, threading
+from confine import configuration, daemon
+daemon.SHORTEST_HANG_S = 1
+settings, problems = daemon.read_settings(daemon.Paths(run=sys.argv[1], uci=sys.argv[1]))
+settings.watchdog_s, settings.data_dir = 1, sys.argv[1]
+daemon.read_settings = lambda paths: (settings, problems)
+class Stuck:
+    def __init__(self, *args):
+        pass
+    def run(self):
+        self.beat()
+        self.waits_for_ever()
+    def waits_for_ever(self):
+        threading.Event().wait()
+daemon.Controller = Stuck
+sys.exit(daemon.main())
+"""
+
+
+def test_a_daemon_whose_loop_hangs_ends_and_says_where(tmp_path):
+    environment = {**os.environ, "CONFINE_RUN": str(tmp_path), "PYTHONPATH": CONTROLLER}
+    done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True, check=False,
+                          env=environment, timeout=50)  # fmt: skip
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr and "in waits_for_ever" in done.stderr
+
+
+def test_the_time_a_loop_may_hang_begins_anew_with_each_turn(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(daemon.faulthandler, "dump_traceback_later", lambda *args, **words: told.append((args, words)))
+    daemon.end_after(180)
+    assert told == [((180,), {"exit": True, "file": 2})]

@@ -46,16 +46,17 @@ procd_close_instance() {
 	echo $! >"$supervised/$name.$procd_instance.pid"
 }
 
-# procd_send_signal SERVICE [INSTANCE [SIGNAL]]: only HUP, and only to all instances.
+# procd_send_signal SERVICE [INSTANCE [SIGNAL]]: HUP or USR1, to all instances.
 procd_send_signal() {
 	for procd_pid in $(procd_supervisors); do
-		kill -HUP "$procd_pid"
+		kill "-${3:-HUP}" "$procd_pid"
 	done
 }
 
 # Triggers need procd's events: what changes here is reloaded by hand.
 procd_add_reload_trigger() { return 0; }
 procd_add_restart_trigger() { return 0; }
+procd_add_config_trigger() { return 0; }
 
 # The process ids of this script's running supervisors.
 procd_supervisors() {
