@@ -14,7 +14,7 @@ from confine import __version__, verbs
 from confine.control import ask
 from confine.errors import ConfineError
 from confine.paths import Paths
-from confine.verbs import CHOICE, INT, SWITCH, WORDS
+from confine.verbs import CHOICE, INT, SECRET, SWITCH, WORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _add(parser: argparse.ArgumentParser, argument: verbs.Argument) -> None:
         parser.add_argument(argument.name, **options)
         return
     flags = [flag for flag in (argument.short, argument.flag) if flag]
-    if argument.kind == SWITCH:
+    if argument.kind in (SWITCH, SECRET):
         options["action"] = "store_true"
     else:
         options["metavar"] = argument.name.upper()

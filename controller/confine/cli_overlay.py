@@ -29,17 +29,21 @@ def run(args: "dict[str, Any]", run_dir: str) -> int:
     return 1 if doc["asked"] and not any(peer["reachable"] for peer in doc["peers"] if peer["connect"]) else 0
 
 
+def read_token() -> str:
+    """A member's token, from the terminal (not shown) or standard input."""
+    if sys.stdin.isatty():
+        import getpass
+
+        return getpass.getpass("Token of a member who administers this node: ")
+    return sys.stdin.readline(1024)
+
+
 def _publish(paths: Paths, doc: "dict[str, Any]") -> int:
     from confine.registry.publish import publish
 
     if not doc["pubkey"]:
         raise ConfineError("the node has no key yet: switch the overlay on with overlay.enabled '1'")
-    if sys.stdin.isatty():
-        import getpass
-
-        token = getpass.getpass("Token of a member who administers this node: ")
-    else:
-        token = sys.stdin.readline(1024)
+    token = read_token()
     settings, _ = read_settings(paths)
     sys.stdout.write("The key was given to the registry at {}\n".format(publish(settings, token, doc["pubkey"])))
     return 0

@@ -14,6 +14,7 @@ import sys
 import time
 
 from confine.check import FAIL, OK, WARN, Finding
+from confine.configuration import read_settings
 from confine.core import joining
 from confine.core.addressing import node_hex
 from confine.durable import write_atomic
@@ -27,7 +28,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CERTIFICATES = "/etc/confine"
+    from confine.core.settings import Settings
+    from confine.identity import Identity
+
+RELOAD = ["/etc/init.d/confine", "reload"]
 CONNECT_S = 10.0
 READ_S = 30.0
 A_CLOCK = 1_750_000_000  # a clock before mid 2025 was never set
@@ -44,9 +48,10 @@ class Refused(ConfineError):
 class Joining:
     """One try to join. findings: what was looked at so far."""
 
-    def __init__(self, paths: Paths, certificates: str = CERTIFICATES) -> None:
+    def __init__(self, paths: Paths, certificates: "str | None" = None) -> None:
         self._paths = paths
-        self._certificates = certificates
+        self._certificates = certificates or paths.etc
+        self._probe = os.path.join(paths.run, "setup.crt")
         self.findings: list[Finding] = []
         self.wanted: dict[str, Any] = {}
         self._pem: str | None = None  # of the registry; None: the system's CAs vouch for it
@@ -85,6 +90,56 @@ class Joining:
             changes[name] = {option: value for option, value in whole.items() if value is not None}
         uci.change("confine", changes, self._paths.uci)
         self._say(OK, "configuration", "kept")
+
+    def publish(self, token: str) -> bool:
+        """Give the node's keys to the registry; False if it took none."""
+        from confine.identity import KEY, REQUEST
+
+        try:
+            base, why = self._identity().publish(token)
+        except ConfineError as error:
+            self._say(FAIL, KEY, str(error), "is the token that of a member who administers this node?")
+            return False
+        finally:
+            if os.path.exists(self._probe):
+                os.unlink(self._probe)
+        self._say(OK, KEY, "the registry at {} has it".format(base))
+        if why is None:
+            self._say(OK, REQUEST, "the testbed signed the node's certificate")
+        else:
+            self._say(WARN, REQUEST, "not signed: " + why, "the node's own certificate is used")
+        return True
+
+    def shown(self, given: "dict[str, str]") -> bool:
+        """Tell the node's keys, for the operator to enter. given: what a node that has not joined does not know."""
+        from confine.identity import KEY, REQUEST
+
+        self.wanted = joining.checked({"registry": "https://none.invalid/", **given})[0] if given else {}
+        try:
+            identity = self._identity()
+        except ConfineError as error:
+            self._say(FAIL, KEY, str(error), "give the node's id and the management prefix (--node, --mgmt)")
+            return False
+        self._say(OK, KEY, "\n" + identity.pubkey)
+        if identity.request is not None:
+            self._say(OK, REQUEST, "\n" + identity.request)
+        return True
+
+    def _identity(self) -> "Identity":
+        from confine.identity import Identity
+
+        return Identity(self._paths, self._settings())
+
+    def _settings(self) -> "Settings":
+        """Those of the node as it would be; with nothing given, as it is."""
+        if not self.wanted:
+            return read_settings(self._paths)[0]
+        from confine.core.settings import Settings
+
+        certificate = self._written(self._probe) if self._pem else None
+        return Settings(node_id=self.wanted.get("node"), registry_uris=[self.wanted["registry"]],
+                        registry_cert=certificate, plain_http=self.wanted["registry"].startswith("http:"),
+                        mgmt_ipv6_prefix48=self.wanted.get("mgmt"))  # fmt: skip
 
     def _say(self, state: str, what: str, said: str, todo: str = "") -> None:
         self.findings.append(Finding(state, what, said, todo))
@@ -153,7 +208,7 @@ class Joining:
         from confine.registry.sources import HttpSource
 
         base = self.wanted["registry"]
-        kept = self._written(os.path.join(self._paths.run, "setup.crt")) if self._pem else None
+        kept = self._written(self._probe) if self._pem else None
         transport = Transport(kept, {uris.origin(base)}, base.startswith("http:"))
         uri = "{}nodes/{}".format(base, self.wanted["node"])
         try:
@@ -199,21 +254,38 @@ def _shown_certificate(host: str, port: int) -> bytes:
 
 
 def run(args: "dict[str, Any]", run_dir: str) -> int:
-    """Exit status: 0 joined (or could, with --check), 1 not."""
+    """Exit status: 0 joined (or could, with --check; or the keys were given or shown), 1 not."""
     from confine import cli, tables
 
     tried = Joining(Paths(run=run_dir))
-    given = {name: args[name] for name in joining.FIELDS if args[name]}
-    try:
-        good = tried.look({**joining.parse_token(args["token"]), **given} if args["token"] else given)
-    except ValueError as error:
-        tried.findings.append(Finding(FAIL, "token", str(error), "paste it again"))
-        good = False
-    if good and not args["check"]:
-        tried.keep()
-        told = subprocess.run(["/etc/init.d/confine", "reload"], capture_output=True, check=False).returncode == 0
-        if not told:
-            tried.findings.append(Finding(WARN, "daemon", "it was not told", "/etc/init.d/confine restart"))
+    good = _tried(tried, args)
     doc = [finding.as_doc() for finding in tried.findings]
     sys.stdout.write(cli.as_json(doc) if args["json"] else tables.check(doc, sys.stdout.isatty()))
     return 0 if good else 1
+
+
+def _tried(tried: Joining, args: "dict[str, Any]") -> bool:
+    given = {name: args[name] for name in joining.FIELDS if args[name]}
+    try:
+        given = {**joining.parse_token(args["token"]), **given} if args["token"] else given
+    except ValueError as error:
+        tried.findings.append(Finding(FAIL, "token", str(error), "paste it again"))
+        return False
+    if args["show"]:
+        return tried.shown(given)
+    if given or not args["publish"]:
+        if not tried.look(given):
+            return False
+        if args["check"]:
+            return True
+    if args["publish"]:
+        from confine.cli_overlay import read_token
+
+        if not tried.publish(read_token()):
+            return False
+    if tried.wanted:
+        tried.keep()
+    told = subprocess.run(RELOAD, capture_output=True, check=False).returncode == 0
+    if not told:
+        tried.findings.append(Finding(WARN, "daemon", "it was not told", "/etc/init.d/confine restart"))
+    return True

@@ -1,5 +1,6 @@
 """What the daemon shows of itself: put together only when somebody asks."""
 
+import os
 import threading
 import time
 
@@ -74,7 +75,11 @@ class Board:
             "version": __version__,
             "time": time.time(),
             "round": rounds,
-            "node": {**report.node(desired, plan, observed, bookings, self._settings), "clock": self._clock()},
+            "node": {
+                **report.node(desired, plan, observed, bookings, self._settings),
+                "clock": self._clock(),
+                "cpus": os.cpu_count() or 1,
+            },
             "registry": self._registry(),
             "overlay": self._overlay(desired, observed),
             "firewall": self._firewall(observed),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DAEMON, COMMAND = "daemon", "command"
 # Kinds of arguments. A sliver is named as core.decisions.parse_sliver says.
 SLIVER, INT, TEXT, CHOICE, SWITCH, WORDS = "sliver", "int", "text", "choice", "switch", "words"
+# On the command line a flag: the text comes by terminal or standard input, where no list of processes shows it.
+SECRET = "secret"  # noqa: S105  # the name of the kind
+MAX_SECRET = 512
 MAX_WORD = 4096
 UPGRADE_ACTIONS = ("status", "check", "install", "trial", "confirm", "rollback", "history", "defer")
 
@@ -56,6 +59,9 @@ class Argument:
         elif self.kind == SWITCH:
             if not isinstance(value, bool):
                 raise ValueError("must be true or false")
+        elif self.kind == SECRET:
+            if value is not True and not (isinstance(value, str) and len(value) <= MAX_SECRET):
+                raise ValueError("must be a text of at most {} letters".format(MAX_SECRET))
         elif self.kind == CHOICE:
             if value not in self.choices:
                 raise ValueError("must be " + " or ".join(self.choices))
@@ -147,7 +153,11 @@ VERBS = (
           Argument("pin", TEXT, "SHA-256 fingerprint of its certificate", "--pin"),
           Argument("node", TEXT, "the node's id there, 4 hex digits", "--node"),
           Argument("mgmt", TEXT, "the testbed's management prefix, like fd65:fc41:c50f::/48", "--mgmt"),
-          Argument("check", SWITCH, "only try, keep nothing", "--check", default=False), _JSON), changes=True),
+          Argument("check", SWITCH, "only try, keep nothing", "--check", default=False),
+          Argument("publish", SECRET, "give the node's keys to the registry, by a member's token from standard input; "
+                   "alone: of a node that has joined", "--publish"),
+          Argument("show", SWITCH, "only show the node's keys, for the operator", "--show", default=False), _JSON),
+         changes=True),
     Verb("settings", "the settings in force, and what is wrong with them",
          (Argument("values", TEXT, 'what if: a JSON object {"section.option": value}; nothing is saved', "--values"),
           _JSON)),
@@ -193,6 +203,7 @@ def checked(name: str, args: "dict[str, Any]", by: str = DAEMON) -> "dict[str, A
             try:
                 argument.check(value)
             except ValueError as error:
-                raise ConfineError("{} of verb {} is {}: {}".format(argument.name, name, shown(value), error))
+                told = "not usable" if argument.kind == SECRET else shown(value)
+                raise ConfineError("{} of verb {} is {}: {}".format(argument.name, name, told, error))
         found[argument.name] = value
     return found

@@ -87,6 +87,18 @@ def test_what_a_command_says_is_the_result_and_its_failure_the_error(tmp_path):
     assert bad.answer(pause, {"sliver": "5", "why": ""}) == {"ok": False, "error": "no such sliver"}
 
 
+def test_a_secret_reaches_the_command_on_its_standard_input_where_no_list_of_processes_shows_it(tmp_path):
+    setup = rules.methods()["setup"]
+    assert rules.signature(setup, web=False)["publish"] == "STRING"
+    script = "print(json.dumps([words, sys.stdin.read()]))"
+    offer = bus.Offer(Paths(run=str(tmp_path)), echo_command(script))
+    said = offer.answer(setup, {"publish": "0123abcd", "node": "0001", "check": False})
+    assert said == {"ok": True, "result": [["setup", "--json", "--node=0001", "--publish"], "0123abcd"]}
+    assert offer.answer(setup, {"node": "0001", "publish": ""})["result"][1] == ""
+    refused = offer.answer(setup, {"publish": "x" * 600})
+    assert refused["ok"] is False and "xxx" not in refused["error"]
+
+
 def test_an_answer_too_large_for_the_bus_is_refused_in_words(tmp_path):
     script = f"print(json.dumps('x' * {bus.ANSWER_LIMIT}))"
     answer = bus.Offer(Paths(run=str(tmp_path)), echo_command(script)).answer(rules.methods()["check"], {})

@@ -28,7 +28,9 @@ from registry.documents import BASE, INDEX, KINDS, Broken, Missing, Testbed, exp
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RELATION = "http://confine-project.eu/rel/registry/"
+SIGN = "http://confine-project.eu/rel/controller/do-request-mgmt-cert"
 PROFILE = "http://confine-project.eu/schema/registry/v1/"
+REQUEST_CERT = re.compile(r"/api/nodes/([0-9]+)/ctl/request-cert/")
 ITEM = re.compile(r"/api/([a-z]+)/([0-9]+)/")
 LIST = re.compile(r"/api/([a-z]+)/")
 NODE_INDEX = re.compile(rf"/api/{INDEX}/([0-9]+)/")
@@ -64,8 +66,11 @@ def html(status: int, text: str) -> Reply:
 class Registry:
     """What is answered, apart from how it is sent. `say` prints what a person should know.
 
-    index: whether nodes are offered an index of their documents, which the original does not.
+    index: whether nodes are offered an index of their documents, which the original does not. signs: whether it
+    signs nodes' certificates.
     """
+
+    signs = True
 
     def __init__(self, testbed: Testbed, say: Callable[[str], None], index: bool = True) -> None:
         self.testbed = testbed
@@ -112,6 +117,8 @@ class Registry:
             return self._reply(self.testbed.index(number, base, encoded), INDEX, links)
         if item and item[1] in KINDS:
             links.append((f"{base}{item[1]}/", f"{KINDS[item[1]]}-list"))
+            if item[1] == "nodes" and self.signs:
+                links.append((f"{base}nodes/{item[2]}/ctl/request-cert/", SIGN))
             return self._reply(self.testbed.document(item[1], int(item[2]), base), KINDS[item[1]], links)
         if collection and collection[1] in KINDS:
             name = collection[1]
@@ -121,7 +128,8 @@ class Registry:
 
     @staticmethod
     def _reply(value: Any, profile: str, links: list[tuple[str, str]]) -> Reply:
-        link = ", ".join(f'<{uri}>; rel="{RELATION}{relation}"' for uri, relation in links)
+        named = [(uri, name if name.startswith("http:") else RELATION + name) for uri, name in links]
+        link = ", ".join(f'<{uri}>; rel="{relation}"' for uri, relation in named)
         return Reply(200, json_type(profile), encoded(value), [("Link", link)])
 
     def _complain(self, text: str) -> None:
@@ -186,6 +194,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.server.registry.testbed.change(f"{item[1]}/{item[2]}", json.loads(body))
             self.do_GET()
+
+    def do_POST(self) -> None:
+        """Sign a node's certificate, for who has the token, as the original does: the request comes as a JSON string,
+        its subject is the node's management address."""
+        body = self.rfile.read(min(int(self.headers.get("Content-Length") or 0), CHUNK))
+        item = REQUEST_CERT.fullmatch(self.path)
+        self.server.requests.append(self.path)
+        if not self.server.token or self.headers.get("Authorization") != "Token " + self.server.token:
+            self.send_reply(Reply(403, json_type(BASE), b'{"detail": "Invalid token"}'))
+        elif item is None or not self.server.registry.signs:
+            self.send_reply(html(404, "Not Found"))
+        else:
+            signed = self.server.signed(json.loads(body))
+            answer = {"detail": "Malformed CSR"} if signed is None else {"cert": signed}
+            self.send_reply(Reply(400 if signed is None else 202, json_type(BASE), encoded(answer)))
 
     def send_reply(self, reply: Reply) -> None:
         """Send `reply` by the transport rules."""
@@ -270,6 +293,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.registry = registry
         self.keep_alive = keep_alive
         self.requests: list[str] = []
+        self._pair = (cert, key)
         self.context: ssl.SSLContext | None = None
         if cert is not None:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -290,6 +314,13 @@ class Server(http.server.ThreadingHTTPServer):
     def fault(self, path: str) -> Callable[[Handler], None] | None:
         """What to do instead of answering `path`; the faulty registry of the tests has something here."""
         return None
+
+    def signed(self, request: str) -> str | None:
+        """The certificate that `request` (PEM) asks for, by the server's own key; None if it cannot be read."""
+        cert, key = self._pair
+        command = ["openssl", "x509", "-req", "-CA", cert or "", "-CAkey", key or "", "-days", "30", "-set_serial", "7"]
+        done = subprocess.run(command, input=request.encode(), capture_output=True, check=False)
+        return done.stdout.decode() if done.returncode == 0 else None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients go away and certificates are refused: nothing to say. Anything else is a fault of this server."""

@@ -58,8 +58,8 @@ class Offer:
             return self._begin(words, environment)
         try:
             done = subprocess.run(
-                [*self._command, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_S,
-                env=environment, check=False,
+                [*self._command, *words], input=rules.secret(method, args).encode(), capture_output=True,
+                timeout=COMMAND_S, env=environment, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ConfineError("confine {} did not end within {:.0f} s".format(method.verb.spoken, COMMAND_S))

@@ -6,7 +6,7 @@ call: hence a second object, the same but for that one argument more.
 """
 
 from confine import verbs
-from confine.verbs import INT, SWITCH, WORDS
+from confine.verbs import INT, SECRET, SWITCH, WORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,11 +85,17 @@ def command_line(method: Method, args: "dict[str, Any]") -> "list[str]":
             continue
         if argument.flag is None:
             places.append(str(value))
-        elif argument.kind == SWITCH:
+        elif argument.kind in (SWITCH, SECRET):
             words.append(argument.flag)
         else:
             words.append(argument.flag + "=" + str(value))
     return [*words, "--", *places] if places else words
+
+
+def secret(method: Method, args: "dict[str, Any]") -> str:
+    """What is said to the command on its standard input."""
+    said = [args.get(argument.name) or "" for argument in arguments(method) if argument.kind == SECRET]
+    return "".join(said)
 
 
 def events(before: "dict[str, Any] | None", now: "dict[str, Any]") -> "list[tuple[str, dict[str, Any]]]":

@@ -146,8 +146,9 @@ def _refuse(word: str) -> None:
     raise ValueError(word + " is not a number of JSON")
 
 
-def links(text: str) -> "dict[str, str]":
-    """The registry's relations in a Link header, {"node-list": URI, ...}. Their order means nothing."""
+def links(text: str, family: str = RELATION) -> "dict[str, str]":
+    """The relations of a family (by default the registry's own) in a Link header, {"node-list": URI, ...}. Their order
+    means nothing."""
     found: dict[str, str] = {}
     for part in text.split("<")[1 : MAX_LINKS + 1]:
         uri, _, parameters = part.partition(">")
@@ -156,8 +157,8 @@ def links(text: str) -> "dict[str, str]":
             if name.lower() != "rel":
                 continue
             for relation in value.strip(' ,"').split():
-                if relation.startswith(RELATION):
-                    found.setdefault(relation[len(RELATION) :], uri.strip())
+                if relation.startswith(family):
+                    found.setdefault(relation[len(family) :], uri.strip())
     return found
 
 

@@ -1,10 +1,12 @@
 """`confine setup` against the example registry: joins, or says what stands in the way and changes nothing."""
 
 import hashlib
+import io
 import json
 import shutil
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confine import join
-from confine.core import joining
+from confine.core import joining, rsa
 from confine.core.settings import parse
 from confine.drivers import uci
 from confine.paths import Paths
@@ -147,6 +149,116 @@ def test_what_is_no_token_is_refused_in_words(text):
 
 
 def test_the_command_says_what_it_looked_at_and_fails_with_a_damaged_token(place, capsys):
-    args = {"token": "confine-join:%%%", "check": True, "json": True, **dict.fromkeys(joining.FIELDS)}
+    args = {"token": "confine-join:%%%", "check": True, "publish": None, "show": False, "json": True,
+            **dict.fromkeys(joining.FIELDS)}  # fmt: skip
     assert join.run(args, place.paths.run) == 1
     assert json.loads(capsys.readouterr().out)[0]["what"] == "token"
+
+
+TOKEN = "0123456789abcdef"  # of the test's own registry
+MGMT = "fd65:fc41:c50f::/48"
+
+
+@pytest.fixture
+def joining_node(tmp_path, server, pin, monkeypatch):
+    """Runs `confine setup` with words and a token on standard input; gives (exit status, its findings)."""
+    if shutil.which("tinc") is None and shutil.which("tincd") is None:
+        pytest.skip("there is no tinc here to make a key")
+    server.token = TOKEN
+    paths = Paths(run=str(tmp_path / "run"), uci=str(tmp_path / "config"), etc=str(tmp_path / "etc"),
+                  tinc=str(tmp_path / "etc/tinc"))  # fmt: skip
+    (tmp_path / "config").mkdir()
+    shutil.copy(DEFAULTS, tmp_path / "config/confine")
+    monkeypatch.setattr(join, "Paths", lambda run: paths)
+    monkeypatch.setattr(join, "RELOAD", ["true"])
+
+    def run(token=TOKEN, **given):
+        monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
+        out = io.StringIO()
+        monkeypatch.setattr("sys.stdout", out)
+        words = {"token": None, "check": False, "publish": None, "show": False, "json": True}
+        status = join.run({**words, **dict.fromkeys(joining.FIELDS), **given}, paths.run)
+        return status, {one["what"]: one for one in json.loads(out.getvalue())}
+
+    run.paths = paths
+    run.given = {"registry": server.base, "pin": pin, "node": "1", "mgmt": MGMT}
+    return run
+
+
+def subject_of(path):
+    command = ["openssl", "x509", "-in", path, "-noout", "-subject", "-issuer"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_a_member_joins_and_gives_the_nodes_keys_in_one_go(joining_node, documents):
+    status, found = joining_node(publish=True, **joining_node.given)
+    assert (status, {one["state"] for one in found.values()}) == (0, {"ok"})
+    own = Path(joining_node.paths.tinc, "rsa_key.priv").read_text()
+    assert documents.read("nodes/1")["tinc"]["pubkey"] == rsa.public_pem(rsa.numbers(own, rsa.PRIVATE))
+    subject, issuer = subject_of(Path(joining_node.paths.etc, "node.crt"))
+    assert subject.replace(" ", "") == "subject=CN=fd65:fc41:c50f:1::2"
+    assert issuer.partition("=")[2] != subject.partition("=")[2]
+    assert parse(uci.load("confine", joining_node.paths.uci))[0].node_id == 1
+    assert list(Path(joining_node.paths.run).iterdir()) == []
+
+
+def test_with_a_wrong_token_nothing_is_kept_and_the_token_is_not_told(joining_node, documents):
+    before = Path(joining_node.paths.uci, "confine").read_bytes(), documents.read("nodes/1")
+    status, found = joining_node("wrongtoken", publish=True, **joining_node.given)
+    assert (status, found["overlay key"]["state"]) == (1, "fail")
+    assert "wrongtoken" not in json.dumps(found)
+    assert (Path(joining_node.paths.uci, "confine").read_bytes(), documents.read("nodes/1")) == before
+    assert "configuration" not in found
+
+
+def test_who_breaks_off_at_the_question_for_the_token_leaves_the_node_as_it_was(joining_node, monkeypatch):
+    before = Path(joining_node.paths.uci, "confine").read_bytes()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("confine.cli_overlay.read_token", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        joining_node(publish=True, **joining_node.given)
+    assert Path(joining_node.paths.uci, "confine").read_bytes() == before
+
+
+def test_a_node_that_has_joined_gives_its_keys_later(joining_node, documents):
+    assert joining_node(**joining_node.given)[0] == 0
+    assert documents.read("nodes/1")["tinc"] is None or "pubkey" in documents.read("nodes/1")["tinc"]
+    status, found = joining_node(publish=True)
+    assert (status, set(found)) == (0, {"overlay key", "certificate request"})
+    assert "BEGIN PUBLIC KEY" in documents.read("nodes/1")["tinc"]["pubkey"]
+
+
+def test_a_registry_that_signs_nothing_gets_the_key_and_the_node_keeps_its_own_certificate(joining_node, server):
+    server.registry.signs = False
+    status, found = joining_node(publish=True, **joining_node.given)
+    assert (status, found["certificate request"]["state"]) == (0, "warn")
+    subject, issuer = subject_of(Path(joining_node.paths.etc, "node.crt"))
+    assert subject.partition("=")[2] == issuer.partition("=")[2]
+
+
+@pytest.mark.parametrize("pem", ["", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", None])
+def test_a_certificate_that_is_not_of_the_nodes_key_is_not_taken(joining_node, server, certificate, pem, monkeypatch):
+    sent = Path(certificate[0]).read_text() if pem is None else pem  # None: a good one, of another key
+    monkeypatch.setattr(server, "signed", lambda request: sent)
+    status, found = joining_node(publish=True, **joining_node.given)
+    assert (status, found["certificate request"]["state"]) == (0, "warn")
+    assert Path(joining_node.paths.etc, "node.crt").read_text() != sent
+
+
+def test_the_operator_is_shown_both_and_nothing_is_sent_or_kept(joining_node, server):
+    before = Path(joining_node.paths.uci, "confine").read_bytes()
+    status, found = joining_node(show=True, node="0001", mgmt=MGMT)
+    assert status == 0
+    assert found["overlay key"]["said"].startswith("\n-----BEGIN PUBLIC KEY-----\n")
+    assert found["certificate request"]["said"].startswith("\n-----BEGIN CERTIFICATE REQUEST-----\n")
+    assert server.requests == []
+    assert Path(joining_node.paths.uci, "confine").read_bytes() == before
+
+
+def test_without_a_management_network_there_is_nothing_to_show_and_it_says_so(joining_node):
+    status, found = joining_node(show=True, node="0001")
+    assert (status, found["overlay key"]["state"]) == (1, "fail")
+    assert "management prefix" in found["overlay key"]["said"]

@@ -12,7 +12,7 @@ const METHODS = {
 	settings: { values: '' },
 	log: { lines: 0 },
 	check: {},
-	setup: { token: '', registry: '', pin: '', node: '', mgmt: '', check: false },
+	setup: { token: '', registry: '', pin: '', node: '', mgmt: '', check: false, publish: '', show: false },
 	upgrade_status: {},
 	upgrade_history: {},
 	upgrade_check: {},
@@ -134,13 +134,18 @@ return baseclass.extend({
 			list.map(one => E('li', {}, (one.member ? one.member + ': ' : '') + one.message)));
 	},
 
+	/* Keys and the like have lines of their own. */
+	said: function(text) {
+		return text.startsWith('\n') ? E('pre', { 'style': 'white-space:pre-wrap;word-break:break-all' }, text.trim()) : text;
+	},
+
 	/* What was looked at, and what to do: answers to `check` and `setup`. */
 	findings: function(list) {
 		const words = { ok: _('good'), warn: _('doubtful'), fail: _('wrong') };
 		return E('table', { 'class': 'table' }, list.map(one => E('tr', { 'class': 'tr' }, [
 			E('td', { 'class': 'td', 'width': '10%' }, E('strong', {}, words[one.state] || one.state)),
 			E('td', { 'class': 'td', 'width': '20%' }, one.what),
-			E('td', { 'class': 'td' }, one.state === 'ok' || !one.todo ? one.said : [ one.said, E('br'), '→ ' + one.todo ])
+			E('td', { 'class': 'td' }, [ this.said(one.said) ].concat(one.state === 'ok' || !one.todo ? [] : [ E('br'), '→ ' + one.todo ]))
 		])));
 	},
 

@@ -4,29 +4,30 @@
 'require ui';
 'require confine.node as node';
 
-function field(id, label, about, wide) {
+function field(id, label, about, wide, secret) {
 	return E('div', { 'class': 'cbi-value' }, [
 		E('label', { 'class': 'cbi-value-title', 'for': 'confine-' + id }, label),
 		E('div', { 'class': 'cbi-value-field' }, [
-			E('input', { 'type': 'text', 'class': 'cbi-input-text', 'id': 'confine-' + id, 'autocomplete': 'off',
+			E('input', { 'type': secret ? 'password' : 'text', 'class': 'cbi-input-text', 'id': 'confine-' + id, 'autocomplete': 'off',
 				'spellcheck': 'false', 'style': wide ? 'width:100%' : '', 'aria-describedby': 'confine-' + id + '-about' }),
 			E('div', { 'class': 'cbi-value-description', 'id': 'confine-' + id + '-about' }, about)
 		])
 	]);
 }
 
-const FIELDS = [ 'token', 'registry', 'pin', 'node', 'mgmt' ];
+const FIELDS = [ 'token', 'registry', 'pin', 'node', 'mgmt' ], SECRET = 'publish';
 
-function given() {
+/* secret: with the member's own token, which is sent only where it is needed. */
+function given(secret) {
 	const values = {};
-	FIELDS.forEach(name => { values[name] = document.getElementById('confine-' + name).value.trim(); });
+	FIELDS.concat(secret ? [ SECRET ] : []).forEach(name => { values[name] = document.getElementById('confine-' + name).value.trim(); });
 	return values;
 }
 
 return view.extend({
 	try: function(place, check) {
 		dom.content(place, E('p', {}, E('em', {}, _('Looking…'))));
-		return node.ask('setup', Object.assign(given(), { check: check })).then(found => {
+		return node.ask('setup', Object.assign(given(!check), { check: check })).then(found => {
 			const good = found.every(one => one.state !== 'fail');
 			dom.content(place, [
 				node.findings(found),
@@ -35,6 +36,13 @@ return view.extend({
 					: check ? _('All is well: it can join.') : _('It has joined. The overview shows what happens now.'))
 			]);
 		}).catch(error => { dom.content(place, []); node.tell(error); });
+	},
+
+	show: function(place) {
+		dom.content(place, E('p', {}, E('em', {}, _('Looking…'))));
+		return node.ask('setup', Object.assign(given(false), { show: true }))
+			.then(found => dom.content(place, node.findings(found)))
+			.catch(error => { dom.content(place, []); node.tell(error); });
 	},
 
 	render: function() {
@@ -47,11 +55,14 @@ return view.extend({
 			field('pin', _('Fingerprint'), _('SHA-256 of its certificate, 64 hex digits. Empty if a known authority vouches for it.'), true),
 			field('node', _('Node id'), _('4 hex digits, given by the registry')),
 			field('mgmt', _('Management network'), _('Like fd65:fc41:c50f::/48; empty without an overlay')),
+			field(SECRET, _('Member’s token'), _('Of your account in the testbed. With it the node’s keys are entered there at once; without it, show them to the operator. It is not kept.'), true, true),
 			E('p', {}, [
 				E('button', { 'class': 'btn cbi-button', 'click': ui.createHandlerFn(this, 'try', place, true) },
 					_('Look whether it works')), ' ',
 				E('button', { 'class': 'btn cbi-button cbi-button-apply important',
-					'click': ui.createHandlerFn(this, 'try', place, false) }, _('Join'))
+					'click': ui.createHandlerFn(this, 'try', place, false) }, _('Join')), ' ',
+				E('button', { 'class': 'btn cbi-button', 'click': ui.createHandlerFn(this, 'show', place) },
+					_('Show the node’s keys'))
 			]),
 			place
 		]);
