@@ -1,8 +1,9 @@
 """OpenWrt's configuration, through libuci's own Python binding (pyuci)."""
 
+import fcntl
 import os
 
-from confine.durable import fsync_dir
+from confine.durable import write_atomic
 from confine.errors import SettingsError
 
 TYPE_CHECKING = False
@@ -43,30 +44,49 @@ def change(config: str, changes: "dict[str, dict[str, Any] | None]", directory: 
     """Put named sections of the file `config` as `changes` says: {name: section as load() gives it, or None: remove}.
 
     All other sections keep their names, options and order; comments do not survive libuci. What a person has set and
-    not committed is neither used nor committed: libuci keeps such deltas in a directory, and here it gets one of its
-    own. The file is replaced as a whole and is on disk when this comes back. SettingsError leaves it as it was.
+    not committed is neither used nor committed. The file is replaced as a whole and is on disk when this comes back:
+    libuci writes a copy in a directory of its own, since where there is no space it puts half a file in place and
+    calls it done. SettingsError leaves the file as it was.
     """
     import shutil  # lazy, all three: memory of the daemon's
     import tempfile
 
     import uci  # a C extension
 
+    path = os.path.join(directory, config)
     scratch = tempfile.mkdtemp(prefix="confine-uci-")
     try:
-        handle = uci.Uci(confdir=directory, savedir=scratch)
-        for name, section in changes.items():
-            handle.delete(config, name)
-            if section is not None:
-                handle.set(config, name, section[".type"])
-                for option, value in section.items():
-                    if option != ".type":
-                        handle.set(config, name, option, tuple(value) if isinstance(value, list) else value)
-        handle.commit(config)
-        fsync_dir(directory)
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # as libuci does: one writer at a time
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            write_atomic(os.path.join(scratch, config), file.read(), mode)
+            there = load(config, scratch)
+            _commit(uci.Uci(confdir=scratch, savedir=os.path.join(scratch, "delta")), config, changes)
+            wanted = {name: section for name, section in {**there, **changes}.items() if section is not None}
+            if _shape(load(config, scratch)) != _shape(wanted):
+                raise SettingsError("{} cannot be written: is there space below {}?".format(path, scratch))
+            with open(os.path.join(scratch, config), "rb") as made:
+                write_atomic(path, made.read(), mode)
     except (uci.UciException, OSError) as error:
-        raise SettingsError("{}/{} cannot be written: {}".format(directory, config, error))
+        raise SettingsError("{} cannot be written: {}".format(path, error))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _shape(sections: "dict[str, Any]") -> "list[list[str]]":
+    """The options of each section that hold something. Not by name: those of sections without one depend on order."""
+    return sorted(sorted(option for option, value in section.items() if value) for section in sections.values())
+
+
+def _commit(handle: "Any", config: str, changes: "dict[str, dict[str, Any] | None]") -> None:
+    for name, section in changes.items():
+        handle.delete(config, name)
+        if section is not None:
+            handle.set(config, name, section[".type"])
+            for option, value in section.items():
+                if option != ".type":
+                    handle.set(config, name, option, tuple(value) if isinstance(value, list) else value)
+    handle.commit(config)
 
 
 def stamp(config: str, directory: str = "/etc/config") -> "tuple[int, int, int] | None":

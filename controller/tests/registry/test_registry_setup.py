@@ -262,3 +262,22 @@ def test_without_a_management_network_there_is_nothing_to_show_and_it_says_so(jo
     status, found = joining_node(show=True, node="0001")
     assert (status, found["overlay key"]["state"]) == (1, "fail")
     assert "management prefix" in found["overlay key"]["said"]
+
+
+@pytest.mark.root
+def test_with_a_full_flash_nothing_is_half_kept_and_it_says_so(place, server, pin, tmp_path):
+    config = tmp_path / "config"
+    before = place.file.read_bytes()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", config], check=True)
+    try:
+        place.file.write_bytes(before)
+        one = place.look(registry=server.base, pin=pin, node="1")
+        with (config / "filler").open("wb", buffering=0) as file, pytest.raises(OSError):
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(join.ConfineError, match="cannot be written"):
+            one.keep()
+        assert place.file.read_bytes() == before
+        assert sorted(path.name for path in config.iterdir()) == ["confine", "filler"]
+    finally:
+        subprocess.run(["umount", config], check=True)
