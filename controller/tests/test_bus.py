@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,58 @@ def test_a_secret_reaches_the_command_on_its_standard_input_where_no_list_of_pro
     assert offer.answer(setup, {"node": "0001", "publish": ""})["result"][1] == ""
     refused = offer.answer(setup, {"publish": "x" * 600})
     assert refused["ok"] is False and "xxx" not in refused["error"]
+
+
+WORD = st.text(max_size=5)
+ANYTHING = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | WORD,
+                        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORD, inner, max_size=3),
+                        max_leaves=5)  # fmt: skip
+
+
+@given(st.sampled_from(sorted(rules.methods())), st.data())
+def test_arguments_of_any_type_are_answered_in_words_and_never_reach_a_command_unchecked(name, data):
+    method = rules.methods()[name]
+    names = [argument.name for argument in rules.arguments(method)]
+    args = data.draw(st.dictionaries(st.sampled_from([*names, "ubus_rpc_session", "other"]), ANYTHING))
+    try:
+        found = rules.given(method, args)
+    except ConfineError as error:
+        assert name.partition("_")[0] in str(error)
+    else:
+        for argument in rules.arguments(method):
+            value = found[argument.name]
+            assert value is None or value == argument.default or argument.check(value) == value
+
+
+@pytest.mark.parametrize(("name", "argument"), [("pause", "why"), ("pause", "sliver"), ("settings", "values"),
+                                                ("setup", "registry"), ("trace", "address")])  # fmt: skip
+def test_a_huge_text_is_refused_without_being_repeated(tmp_path, name, argument):
+    started = tmp_path / "started"
+    offer = bus.Offer(Paths(run=str(tmp_path)), echo_command(f"open({str(started)!r}, 'w')"))
+    given_too = (
+        {"sliver": "5@1"} if name == "pause" else {"address": "10.0.0.1", "time": "1"} if name == "trace" else {}
+    )
+    answer = offer.answer(rules.methods()[name], {**given_too, argument: "x" * 1_000_000})
+    assert answer["ok"] is False and len(answer["error"]) < 1000
+    assert not started.exists()
+
+
+def test_while_the_daemon_is_busy_the_caller_is_told_and_the_daemon_goes_on(tmp_path, monkeypatch):
+    free, paths = threading.Event(), Paths(run=str(tmp_path))
+
+    def handle(verb, args):
+        free.wait()
+        return {"state": "production"}
+
+    server = ControlServer(paths.control, handle)
+    monkeypatch.setattr(bus, "ASK_S", 0.2)
+    offer, status = bus.Offer(paths, []), rules.methods()["status"]
+    refused = offer.answer(status, {})
+    assert refused["ok"] is False and "the daemon does not answer" in refused["error"]
+    free.set()
+    monkeypatch.setattr(bus, "ASK_S", 50.0)
+    assert offer.answer(status, {}) == {"ok": True, "result": {"state": "production"}}
+    server.close()
 
 
 def test_an_answer_too_large_for_the_bus_is_refused_in_words(tmp_path):

@@ -67,8 +67,8 @@ def test_a_full_flash_leaves_the_configuration_as_it_was(tmp_path):
 
 
 def test_sections_without_a_name_keep_what_they_hold_and_their_order(tmp_path):
-    text = "config rule\n\toption name 'a'\n\nconfig rule\n\toption name 'b'\n\tlist icmp_type 'x y'\n\nconfig zone 'own'\n"
-    (tmp_path / "firewall").write_text(text)
+    text = "config rule\n\toption name 'a'\n\nconfig rule\n\toption name 'b'\n\tlist icmp_type 'x y'\n"
+    (tmp_path / "firewall").write_text(text + "\nconfig zone 'own'\n")
     uci.change("firewall", {"own": None, "more": {".type": "rule", "name": "c", "ports": ["1", "2"]}}, str(tmp_path))
     rules = list(uci.load("firewall", str(tmp_path)).values())
     assert [rule["name"] for rule in rules] == ["a", "b", "c"]

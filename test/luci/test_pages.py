@@ -137,6 +137,42 @@ def test_the_nodes_keys_are_shown_as_they_are_to_be_entered(page, bridge):
     expect(page.locator("#confine-found pre")).to_have_text(pem)
 
 
+def test_two_browsers_at_once_neither_undo_each_other_nor_hide_what_happened(chromium, bridge):
+    stored = {"policy": {"slice_share": "50", "disk_reserve": "128"}, "sliver": {}, "node": {}}
+    paused = []
+
+    def pause(data):
+        if paused:
+            return 0, {"ok": False, "error": "sliver 1@1 is paused already: since just now, by ann"}
+        paused.append(data)
+        return 0, {"ok": True, "result": {}}
+
+    bridge.objects["confine.web"]["pause"] = pause
+    bridge.objects["uci"] = {
+        "get": lambda data: (0, {"values": {name: dict(values) for name, values in stored.items()}}),
+        "set": lambda data: (stored[data["section"]].update(data["values"]), (0, None))[1],
+        "apply": lambda data: (0, None), "confirm": lambda data: (0, None),
+    }  # fmt: skip
+    one, other = (chromium.new_context() for _ in range(2))
+    pages = [context.new_page() for context in (one, other)]
+    for page in pages:
+        open_page(page, bridge.url, "lend")
+    for page, label, value in zip(pages, ("At most for one slice", "Disk kept for the node itself"), ("40", "256"), strict=True):
+        page.get_by_label(label).fill(value)
+        page.get_by_role("button", name="Save & Apply").click()
+        expect(page.get_by_text("Saved.")).to_be_visible()
+    assert stored["policy"] == {"slice_share": "40", "disk_reserve": "256"}
+    for page in pages:
+        open_page(page, bridge.url, "slivers")
+        page.get_by_role("button", name="Pause").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(pages[1].get_by_role("alert")).to_contain_text("paused already")
+    assert len(paused) == 1
+    one.close()
+    other.close()
+
+
 def test_names_from_outside_never_become_part_of_the_page(page, bridge):
     evil = "<img src=x onerror=window.hurt=1>"
     sliver = {**STATUS["slivers"][0], "slice_name": evil, "errors": [{"member": "", "message": evil}]}
