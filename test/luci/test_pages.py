@@ -157,7 +157,9 @@ def test_two_browsers_at_once_neither_undo_each_other_nor_hide_what_happened(chr
     pages = [context.new_page() for context in (one, other)]
     for page in pages:
         open_page(page, bridge.url, "lend")
-    for page, label, value in zip(pages, ("At most for one slice", "Disk kept for the node itself"), ("40", "256"), strict=True):
+    for page, label, value in zip(
+        pages, ("At most for one slice", "Disk kept for the node itself"), ("40", "256"), strict=True
+    ):
         page.get_by_label(label).fill(value)
         page.get_by_role("button", name="Save & Apply").click()
         expect(page.get_by_text("Saved.")).to_be_visible()
