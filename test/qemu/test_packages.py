@@ -16,7 +16,7 @@ import pytest
 
 from qemu.following import BRING_UP_S, Following
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.qemu, pytest.mark.torture, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("confine-node", "confine-upgrade")
