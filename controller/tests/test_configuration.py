@@ -1,6 +1,7 @@
 """The node's configuration in UCI files as power cuts, people and other programs leave them."""
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,8 @@ def test_a_libuci_that_writes_half_a_file_is_found_out(tmp_path, monkeypatch):
         path.write_text(path.read_text()[:40])
 
     made = []
-    real = uci.tempfile.mkdtemp
-    monkeypatch.setattr(uci.tempfile, "mkdtemp", lambda **words: made.append(real(**words)) or made[-1])
+    real = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **words: made.append(real(**words)) or made[-1])
     monkeypatch.setattr(uci, "_commit", half)
     with pytest.raises(uci.SettingsError):
         uci.change("confine", {"policy": {".type": "policy", "slice_share": "50"}}, str(tmp_path))
