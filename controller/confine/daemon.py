@@ -69,8 +69,8 @@ def main() -> int:
 
 
 def check_format(data: str) -> None:
-    """Raises ConfineError for data of a format that this system does not know. Without the package confine-upgrade there
-    is no other slot that could have changed it."""
+    """Raises ConfineError for data of a format that this system does not know. Without the package confine-upgrade no
+    other slot could have changed it."""
     try:
         from confine.upgrade.migrations import check_data
     except ModuleNotFoundError:
