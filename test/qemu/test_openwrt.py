@@ -60,6 +60,19 @@ def test_a_check_on_the_console_is_judged_by_what_is_said(answers: dict[str, str
     assert (outcome.name, outcome.how) == ("x runs", how)
 
 
+@pytest.mark.parametrize(
+    ("answers", "settled"),
+    [
+        ({"ls /sbin/procd": "/sbin/procd", "init complete": "[   31.2] procd: - init complete -"}, True),
+        ({"ls /sbin/procd": "/sbin/procd", "ps |": "0"}, False),
+        ({"ps |": "0"}, True),
+        ({"ps |": "1"}, False),
+    ],
+)
+def test_a_node_is_looked_at_when_all_its_init_scripts_have_run(answers: dict[str, str], settled: bool) -> None:
+    assert openwrt._settled(Shell(answers)) is settled  # type: ignore[arg-type]
+
+
 def test_what_is_laid_in_is_what_openwrt_unpacks_and_starts(tmp_path: object) -> None:
     path = os.path.join(str(tmp_path), "node.tgz")
     openwrt.lay_in(path)
