@@ -20,10 +20,14 @@ WORLD_S = 150
 MAX_IDLE_MS = 30
 FEW, SOME, MANY = 1, 32, 100
 MAX_KIB, MAX_BOTH_KIB = 150, 220
-UPGRADE = "usr/lib/confine/confine/upgrade"  # a package of its own
+# A package of its own.
+UPGRADE = ("usr/lib/confine/confine/upgrade", "usr/lib/confine/upgrade",
+           "etc/init.d/confine-upgrade", "etc/init.d/confine-started")  # fmt: skip
 FAKED = "faked: LXC, cgroups, mounts"
-# What package/confine-node/Makefile installs, and where to.
-PACKAGE = {"controller/confine": "usr/lib/confine/confine", "files/etc": "etc", "package/confine-node/files": ""}
+# What the Makefiles below package/ install, and where to; and what of it they do not.
+PACKAGE = {"controller/confine": "usr/lib/confine/confine", "files": "", "package/confine-node/files": "",
+           "upgrade": "usr/lib/confine/upgrade"}  # fmt: skip
+NOT_INSTALLED = ("usr/lib/confine/upgrade/bundle", "usr/lib/confine/upgrade/confine-bundle")
 NAMES = ("idle", "scale", "change", "memory", "start-host", "package")
 
 
@@ -122,12 +126,22 @@ def package() -> Iterator[Figure]:
         root = os.path.join(work, "root")
         for source, target in PACKAGE.items():
             slim.copy(os.path.join(ROOT, source), os.path.join(root, target))
+        remove(root, NOT_INSTALLED)
         whole = packed(root, os.path.join(work, "whole"))
-        shutil.rmtree(os.path.join(root, UPGRADE), ignore_errors=True)
+        remove(root, UPGRADE)
         node = packed(root, os.path.join(work, "node"))
     for name, size, most in (("node package", node, MAX_KIB), ("node and upgrade packages", whole, MAX_BOTH_KIB)):
         yield Figure(f"{name}, without the Python runtime, squashfs-xz (as installed)", f"{size:.0f} KiB",
                      f"{most} KiB", size / most, f"<= {most} KiB", size <= most)  # fmt: skip
+
+
+def remove(root: str, names: tuple[str, ...]) -> None:
+    """Remove files and directories below `root`."""
+    for path in (os.path.join(root, name) for name in names):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.exists(path):
+            os.unlink(path)
 
 
 def packed(root: str, image: str) -> float:

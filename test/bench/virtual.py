@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FLOOD = os.path.join(ROOT, "test", "qemu", "flood_drive.py")
 STOPS = 7
 LATEST_S = 1.0
+PLANNED_S = 10  # by then what the registry said has come into the plan
 DRIVE = "/tmp/bench_drive.py"  # in the node
 ROW = 16
 MAX_PROCESSES = 8
@@ -163,6 +165,8 @@ def stop(one: Bench) -> Iterator[Figure]:
     """From the command to the last packet of 64 senders, beside one nft transaction that drops everything."""
     one.daemon("start")
     one.node.wait_for("the node has settled", one.has_settled, 120)
+    time.sleep(PLANNED_S)
+    one.node.wait_for("the node has settled for good", one.has_settled, 120)
     with open(FLOOD) as file:
         one.node.write_file("/tmp/flood_drive.py", file.read())
     say(f"  in the node: {STOPS} stops")
