@@ -77,10 +77,9 @@ class Joining:
 
         options: dict[str, dict[str, Any]] = {
             "node": {"id": node_hex(self.wanted["node"])},
-            "registry": {"base_uri": [self.wanted["registry"]], "cert": self._kept_certificate()},
-        }
-        if self.wanted["registry"].startswith("http:"):
-            options["registry"]["plain_http"] = "1"
+            "registry": {"base_uri": [self.wanted["registry"]], "cert": self._kept_certificate(),
+                         "plain_http": "1" if self.wanted["registry"].startswith("http:") else None},
+        }  # fmt: skip
         if self.wanted.get("mgmt"):
             options["testbed"] = {"mgmt_ipv6_prefix48": self.wanted["mgmt"] + "::/48"}
         there = uci.load("confine", self._paths.uci)

@@ -67,6 +67,13 @@ def test_a_node_joins_with_address_pin_and_id_and_its_settings_are_usable(place,
     assert hashlib.sha256(ssl.PEM_cert_to_DER_cert(Path(settings.registry_cert).read_text())).hexdigest() == pin
 
 
+def test_leave_for_plain_http_ends_with_the_registry_it_was_given_for(place, server, pin):
+    uci.change("confine", {"registry": {".type": "registry", "plain_http": "1"}}, place.paths.uci)
+    one = place.look(registry=server.base, pin=pin, node="1")
+    one.keep()
+    assert not parse(uci.load("confine", place.paths.uci))[0].plain_http
+
+
 def test_looking_changes_nothing(place, server, pin):
     before = place.file.read_bytes()
     assert place.look(registry=server.base, pin=pin, node="1").good
