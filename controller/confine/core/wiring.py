@@ -156,7 +156,7 @@ def stays(interface: SliverInterface, wired: Wired, links: "dict[str, Link]",
     """Whether what there is of an interface that waits is left as it is: it was made as asked, and only what is below
     it is gone for now, as a bridge that is just made anew. The sliver keeps the interface, with all it did to it."""
     port, parent = wired.ports.get(interface.port), links.get(interface.parent or "")
-    lent = parent is None or parent.master != local_bridge(settings)
+    lent = parent is None or (parent.own is None and parent.master != local_bridge(settings))
     return lent and port is not None and port.mark == mark(interface, shaped)
 
 

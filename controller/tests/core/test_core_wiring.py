@@ -55,6 +55,11 @@ def test_a_device_that_the_node_needs_itself_gets_no_vlan_of_slices_whatever_the
     found = world.observed.slivers[NAME].wired
     assert found is not None and found.vlans == {} and list(found.ports) == ["slv-01-00"]
     assert "eth1 is never given to slivers: the node's default route goes over it" in world.messages(what, 5)
+    world = running(what)
+    world.observed.links["eth1"].own = "the node's default route goes over it"
+    assert world.verbs(what, 5) == "attach", "it is taken from a sliver that has it"
+    world.settle(what)
+    assert world.observed.slivers[NAME].wired.vlans == {}  # type: ignore[union-attr]
 
 
 def test_an_interface_that_is_gone_or_off_its_bridge_is_made_again_without_a_start() -> None:
