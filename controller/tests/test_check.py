@@ -93,6 +93,15 @@ def test_what_an_interrupted_release_left_cut_off_is_named_with_what_to_do(tmp_p
     assert states(findings) == [OK]
 
 
+def test_what_people_are_told_to_install_for_slivers_to_start_comes_with_the_package():
+    feed = os.path.join(os.path.dirname(__file__), "../../package/confine-node/Makefile")
+    with open(feed) as file:
+        words = file.read().split()
+    needed = {*check.NEEDED_TOOLS.values(), *check.WANTED_TOOLS.values(), "openssl-util"} - {"nftables"}
+    needed |= {"nftables-json", "kmod-nft-bridge", "kmod-nft-connlimit", "kmod-nft-nat", "kmod-nf-conntrack-netlink"}
+    assert sorted(name for name in needed if "+" + name not in words) == []
+
+
 def test_a_kernel_that_cuts_off_but_does_not_count_connections_is_named(tmp_path, monkeypatch):
     nft = tmp_path / "bin/nft"
     nft.parent.mkdir()
