@@ -16,7 +16,7 @@ import pytest
 from firmware.reference import build, root
 from firmware.reference.debian import BuildError, remove_tree, sha256_of
 
-FILES = ("vmlinuz", "initrd.img", "root.squashfs")
+FILES = ("vmlinuz", "initrd.img", "root.squashfs", "recovery.squashfs")
 pytestmark = [
     pytest.mark.root,
     pytest.mark.timeout(300),
