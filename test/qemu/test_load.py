@@ -145,7 +145,6 @@ def small(doc: dict[str, Any], number: int) -> None:
     )
 
 
-@pytest.mark.torture
 def test_memory_and_descriptors_stay_flat_over_rounds(following: Following) -> None:
     rounds_are_flat(following, 60, FEW_PLAY_KIB)
 

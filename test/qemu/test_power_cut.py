@@ -136,7 +136,6 @@ def cut_during_bring_up(booted: Snapshot, settled: Snapshot, registry: ExampleRe
         expect_traces(following, usual)
 
 
-@pytest.mark.torture
 def test_after_a_power_cut_during_a_change_all_is_as_asked_and_nothing_is_left_over(
     following: Following, reachable: Callable[[bool], None]
 ) -> None:
@@ -170,7 +169,6 @@ def test_many_power_cuts_during_bring_up(
         cut_during_bring_up(booted, settled, example_registry, chance)
 
 
-@pytest.mark.torture
 def test_a_second_daemon_harms_nothing_whenever_it_is_started(following: Following) -> None:
     usual = traces.gather(following.node)
     second = "env PYTHONPATH=/usr/lib/confine python3 -P -s -m confine.daemon"

@@ -318,7 +318,6 @@ def flood(testbed: Following, rounds: int) -> dict[str, Any]:
     return measured
 
 
-@pytest.mark.torture
 def test_64_senders_are_silent_once_all_is_stopped_and_heard_again_once_it_is_released(following: Following) -> None:
     assert flood(following, rounds=1)["senders"] == 64
 
