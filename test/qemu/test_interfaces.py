@@ -209,7 +209,6 @@ def vlans(wired: SliverNode) -> Iterator[SliverNode]:
     wired.node.sh(f"/usr/sbin/ip link del eth1.{OUTER}")
 
 
-@pytest.mark.torture
 def test_no_frame_leaves_its_slices_vlan_and_each_twin_bears_its_tags(vlans: SliverNode) -> None:
     for parent, nr, outer in (("eth1", 5, []), (f"eth1.{OUTER}", 6, [OUTER])):
         case = {"pid": vlans.init(3), "name": f"iso{nr - 5}", "port": f"slv-03-{nr:02x}", "vlan": f"iso-03-{nr:02x}",
