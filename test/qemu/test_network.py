@@ -71,19 +71,6 @@ def test_a_sliver_reaches_dns_on_the_node_and_no_other_service(slivers: SliverNo
     assert connects_from_node(slivers, "127.0.0.1", 22)
 
 
-@pytest.mark.torture
-def test_a_sliver_has_names_answered_by_the_nodes_resolver(slivers: SliverNode) -> None:
-    upstream = "127.0.0.9"
-    slivers.node.sh("dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --bind-interfaces --pid-file= "
-                    f"--listen-address={upstream} --host-record=somewhere.example,192.0.2.77; "
-                    "mkdir -p /tmp/resolv.conf.d; "
-                    f"echo nameserver {upstream} >/tmp/resolv.conf.d/resolv.conf.auto")  # fmt: skip
-    slivers.node.wait_for(
-        "the name is answered", lambda: "192.0.2.77" in slivers.run(1, "nslookup somewhere.example").out, 60
-    )
-    assert "192.0.2.77" not in slivers.run(1, "nslookup elsewhere.example").out
-
-
 def test_slivers_do_not_reach_each_other(slivers: SliverNode) -> None:
     slivers.background(2, "probe listen 7000")
     slivers.node.wait_for("sliver 2 listens", lambda: connects_from_node(slivers, SECOND, 7000), 10)
