@@ -225,9 +225,10 @@ def check_console(disk: str, directory: str, only: str) -> tuple[list[Outcome], 
 
 
 def _settled(console: Console) -> bool:
-    """Have all init scripts run? procd says so itself; elsewhere none of them is there any more."""
+    """Have all init scripts run? OpenWrt's script `done` removes the configuration that was laid in, and procd says so;
+    elsewhere none of them is there any more."""
     if console.run("ls /sbin/procd 2>/dev/null"):
-        return bool(console.run("dmesg | grep 'procd: - init complete -'"))
+        return bool(console.run("ls /sysupgrade.tgz >/dev/null 2>&1 || echo gone; logread | grep 'init complete'"))
     return console.run("ps | grep -c '[r]cS S boot'") == "0"
 
 

@@ -63,7 +63,8 @@ def test_a_check_on_the_console_is_judged_by_what_is_said(answers: dict[str, str
 @pytest.mark.parametrize(
     ("answers", "settled"),
     [
-        ({"ls /sbin/procd": "/sbin/procd", "init complete": "[   31.2] procd: - init complete -"}, True),
+        ({"ls /sbin/procd": "/sbin/procd", "init complete": "procd: - init complete -"}, True),
+        ({"ls /sbin/procd": "/sbin/procd", "sysupgrade.tgz": "gone"}, True),
         ({"ls /sbin/procd": "/sbin/procd", "ps |": "0"}, False),
         ({"ps |": "0"}, True),
         ({"ps |": "1"}, False),

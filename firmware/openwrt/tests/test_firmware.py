@@ -18,6 +18,9 @@ from firmware.openwrt.tests import fake_release
 from upgrade import label, pointer
 from upgrade.bundle import draft
 
+# Whole images are made and packed, on machines that may be busy with other things.
+pytestmark = pytest.mark.timeout(300)
+
 SECRET = b"-----BEGIN a key that nobody else may have-----"
 BOARD = """
 name = "box"

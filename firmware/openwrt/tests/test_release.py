@@ -13,6 +13,9 @@ from firmware.openwrt.release import KEYS, Release, parse, unpack
 from firmware.openwrt.tests import fake_release
 from firmware.openwrt.tests.fake_release import NAMES, TARGET, VERSION
 
+# A full disk and broken transfers, on machines that may be busy with other things.
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def release(tmp_path):
