@@ -37,7 +37,6 @@ def test_proof(community: Community, sentence: str, proof: proofs.Proof) -> None
     assert proof(community), sentence
 
 
-@pytest.mark.torture
 def test_packets_as_large_as_the_overlay_takes_and_larger_ones_pass(community: Community) -> None:
     assert proofs.large_packets_fit_the_overlay(community)
 
