@@ -90,7 +90,8 @@ def test_a_stop_is_shown_with_who_when_why_and_only_a_release_ends_it(following:
     )
     shown = following.wait_state("2@1", "deployed")
     assert shown["stopped"] is True
-    message = " ".join(error["message"] for error in shown["errors"])
+    assert "Stopped by the node's owner" in " ".join(error["message"] for error in shown["errors"])
+    message = " ".join(shown["decisions"])
     for words in ("by ann with key ann@example.org from 10.0.2.2", "at 2", "attack", "confine release 2@1"):
         assert words in message
     following.set("slices/2", set_state="deploy")
