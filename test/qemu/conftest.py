@@ -90,7 +90,7 @@ def image_files(session_dir: str) -> dict[str, str]:
     for name, file in _INPUTS.items():
         built = os.path.join(_REFERENCE, file)
         if not os.path.exists(built):
-            pytest.skip(f"{os.path.relpath(built, _ROOT)} was not built: make image")
+            pytest.fail(f"{os.path.relpath(built, _ROOT)} was not built: make image")
         files[name] = os.path.join(session_dir, file)
         os.link(built, files[name])
     return files

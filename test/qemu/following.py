@@ -117,7 +117,7 @@ class Following:
 @pytest.fixture(scope="session")
 def example_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleRegistry]:
     if not os.path.exists(os.path.join(FILES, "debian.json")):
-        pytest.skip("the example templates were not built: make image")
+        pytest.fail("the example templates were not built: make image")
     with ExampleRegistry(str(tmp_path_factory.mktemp("registry"))) as registry:
         yield registry
 

@@ -20,7 +20,7 @@ HEAL_S = 120.0
 @pytest.fixture(scope="module")
 def community(disk: str, image_files: dict[str, str], session_dir: str) -> Iterator[Community]:
     if not os.path.exists(os.path.join(FILES, "generic.json")):
-        pytest.skip("the example templates were not built: make image")
+        pytest.fail("the example templates were not built: make image")
     kernel = KernelBoot(image_files["kernel"], image_files["initrd"])
     with Community(os.path.join(session_dir, "community"), disk, kernel) as made:
         made.wait_joined()

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 @pytest.fixture
 def work(tmp_path, image_files):
     if not os.path.exists(os.path.join(FILES, "debian.json")):
-        pytest.skip("the example templates were not built: make image")
+        pytest.fail("the example templates were not built: make image")
     return str(tmp_path / "run")
 
 

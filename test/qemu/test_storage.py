@@ -96,7 +96,7 @@ def files() -> Iterator[int]:
     """The port on which this machine serves the template archives."""
     for name in ("debian", "openwrt", "generic", "data-hello"):
         if not os.path.exists(os.path.join(_TEMPLATES, f"{name}.json")):
-            pytest.skip(f"build/templates/{name}.json was not built: python3 test/registry/templates.py")
+            pytest.fail(f"build/templates/{name}.json was not built: python3 test/registry/templates.py")
     handler = functools.partial(Quiet, directory=_TEMPLATES)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,))
