@@ -359,3 +359,19 @@ def _fail_closed(values: "dict[str, Any]", problems: "list[Problem]") -> None:
     if any(problem.member in ("/firewall", "/firewall/exclude") for problem in problems):
         values["firewall_exclude"] = list(EVERYTHING)
         problems.append(Problem("/firewall/exclude", "Until it is corrected, slivers reach nothing at all."))
+    _hold_who_is_unclear(values, [problem.member for problem in problems], problems)
+
+
+WHO = ["accept_groups", "accept_slices", "refuse_slices"]
+NO_SLICE = 0
+
+
+def _hold_who_is_unclear(values: "dict[str, Any]", members: "list[str]", problems: "list[Problem]") -> None:
+    """Who is accepted or refused cannot be read in full: nobody comes in by mistake. What is here stays."""
+    unclear = [nearest(member[len("/policy/") :], WHO) for member in members if member.startswith("/policy/")]
+    if "/policy" in members or "refuse_slices" in unclear:
+        values["accept_groups"], values["accept_slices"] = [], [NO_SLICE]
+        problems.append(Problem("/policy", "Until it is corrected, only slivers that are here already may stay."))
+    elif "accept_groups" in unclear or "accept_slices" in unclear:
+        values["accept_slices"] = list(values.get("accept_slices", []))
+        values["accept_slices"].append(NO_SLICE)

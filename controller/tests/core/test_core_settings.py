@@ -1,8 +1,8 @@
 """The node's own settings: names of existing image generators, defaults, and what becomes of mistakes."""
 
-from core_world import messages
+from core_world import messages, sliver_target
 
-from confine.core import settings
+from confine.core import resources, settings
 
 GENERATED = {
     "node": {
@@ -103,8 +103,27 @@ def test_an_unusable_entry_of_a_list_does_not_spoil_the_others() -> None:
     parsed, problems = settings.parse(with_option("policy", "accept_groups", "2 x 11"))
     assert parsed.accept_groups == [2, 11]
     assert len(problems) == 1
-    parsed, problems = settings.parse(with_option("policy", "refuse_slices", [5]))
-    assert parsed.refuse_slices == [] and len(problems) == 1
+
+
+def test_who_is_accepted_is_nobody_by_mistake() -> None:
+    asks = sliver_target(5, group_id=2)
+    for option, value in (
+        ("accept_groups", "x"),
+        ("accept_slices", ["6", "five"]),
+        ("accept_group", "7"),
+        ("refuse_slices", [5]),
+        ("refuse_slices", "5,6"),
+        ("refuse_slice", "5"),
+    ):
+        parsed, problems = settings.parse(with_option("policy", option, value))
+        assert resources.accepts(asks, parsed) is not None, option
+        assert problems[0].member == "/policy/" + option
+    parsed, _ = settings.parse({"policy": {".type": "polisy", "refuse_slices": "5"}})
+    assert resources.accepts(asks, parsed) is not None
+    parsed, _ = settings.parse(with_option("policy", "accept_groups", "2 x"))
+    assert resources.accepts(asks, parsed) is None
+    parsed, _ = settings.parse(with_option("policy", "memory_totl", "100"))
+    assert resources.accepts(asks, parsed) is None
 
 
 def test_an_unusable_node_id_leaves_the_node_without_one() -> None:
