@@ -69,7 +69,6 @@ def start_without_slots(node: VirtualNode) -> None:
     node.wait_until_up(not_boot=before)
 
 
-@pytest.mark.torture
 def test_a_node_none_of_whose_slots_starts_is_reached_by_its_member_and_tries_again_what_is_whole(
     node: VirtualNode, member: Member
 ) -> None:
@@ -92,7 +91,6 @@ def test_a_node_none_of_whose_slots_starts_is_reached_by_its_member_and_tries_ag
     assert "recovered" in node.must(["confine", "upgrade", "history"])
 
 
-@pytest.mark.torture
 def test_a_node_both_of_whose_slots_are_broken_is_given_a_new_system_from_afar(
     node: VirtualNode, member: Member, operator: Operator, mirror: str
 ) -> None:

@@ -58,7 +58,6 @@ def nobody() -> Iterator[str]:
         yield f"http://10.0.2.2:{taken.getsockname()[1]}/"
 
 
-@pytest.mark.torture
 def test_what_changed_is_fetched_from_the_mirror_that_lives_tried_by_kexec_and_confirmed_with_slivers_as_before(
     following: Following, upgrading: bundles.Upgrading, operator: Operator
 ) -> None:
@@ -89,7 +88,6 @@ def test_what_changed_is_fetched_from_the_mirror_that_lives_tried_by_kexec_and_c
     assert following.in_sliver("1@1", "cat /root/file") == "mine\n"
 
 
-@pytest.mark.torture
 def test_a_person_keeps_a_trial_by_command_and_goes_back_by_command(node: VirtualNode, made: bundles.Maker) -> None:
     upgrading = bundles.Upgrading(node, made)
     # As long as this says no the trial goes on.
@@ -114,7 +112,6 @@ def test_a_person_keeps_a_trial_by_command_and_goes_back_by_command(node: Virtua
     assert node.run(["cat", "/etc/confine-version"]).status != 0, "the system it had"
 
 
-@pytest.mark.torture
 def test_a_bundle_that_panics_is_left_for_the_confirmed_slot_and_is_known_as_failed(
     following: Following, upgrading: bundles.Upgrading
 ) -> None:
