@@ -79,6 +79,8 @@ def named_or_default(raw: "dict[str, Any]", parsed: Any, problems: "list[Any]") 
         options = raw.get(section)
         if attribute is None or not isinstance(options, dict) or options.get(".type") != section:
             continue
+        if option in table.WHO and table.NO_SLICE in parsed.accept_slices:
+            continue  # who is accepted is unclear: see closed()
         if option not in options:
             assert getattr(parsed, attribute) == (list(default or ()) if is_list else default)
         elif not is_list:
@@ -102,6 +104,10 @@ def closed(raw: "dict[str, Any]", parsed: Any, problems: "list[Any]") -> None:
         assert parsed.registry_cert is None
         assert not [uri for uri in uris if uri.startswith("https://")]
     assert all(uri.startswith(("https://", "http://", "file:///")) and uri.endswith("/") for uri in uris)
+    unclear = [problem.member for problem in problems if problem.member.startswith("/policy")]
+    assert table.NO_SLICE not in parsed.accept_slices or unclear
+    if any(member == f"/policy/{option}" for member in unclear for option in table.WHO):
+        assert table.NO_SLICE in parsed.accept_slices
     assert parsed.node_id is None or 1 <= parsed.node_id <= 0xFFF0
     assert parsed.data_dir.startswith("/") and ".." not in parsed.data_dir.split("/")
 
