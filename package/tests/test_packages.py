@@ -13,6 +13,8 @@ import pytest
 
 from confine import __version__
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BUILDROOT = Path(__file__).parent / "buildroot"
 PACKAGES = ("confine", "confine-node", "confine-node-micropython", "confine-upgrade", "luci-app-confine")

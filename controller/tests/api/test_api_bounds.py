@@ -14,6 +14,8 @@ from confine.api import limits
 from confine.api.pages import Pages
 from confine.api.transport import Refused, parse
 
+pytestmark = pytest.mark.slow
+
 MakeApi = Callable[..., Api]
 GOOD = b"GET /confine/api/node/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 

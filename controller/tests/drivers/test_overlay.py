@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WORLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "overlay_world.py")
 SENTENCES = {
     "first_start": "without any file the node makes its key and starts tincd with its management address",

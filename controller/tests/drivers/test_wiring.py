@@ -14,7 +14,7 @@ from confine.core.settings import Settings
 from confine.drivers import interfaces as driver
 
 pytest.importorskip("pyroute2", reason="pyroute2 is not in this environment")
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 SPACE = f"wiring-{os.getpid()}"
 NAME = "000000000005_0012"

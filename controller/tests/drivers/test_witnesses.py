@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WORLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "witnesses_world.py")
 SENTENCES = {
     "both_change": "two nodes that change their network at the same time are each other's witness all the same",

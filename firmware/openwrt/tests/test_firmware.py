@@ -19,7 +19,7 @@ from upgrade import label, pointer
 from upgrade.bundle import draft
 
 # Whole images are made and packed, on machines that may be busy with other things.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SECRET = b"-----BEGIN a key that nobody else may have-----"
 BOARD = """
