@@ -73,7 +73,7 @@ bench: image ## what it costs, beside the same done by hand (ONLY=name: one figu
 clean: ## remove what was made, but the downloads
 	$(SUDO) rm -rf build .venv
 
-setup: build/stamp/uci ## only install and fetch what the other targets need
+setup: build/stamp/uci build/stamp/browser ## only install and fetch what the other targets need
 
 build/stamp/packages: tools/packages.txt tools/install-packages.sh
 	@$(SUDO) sh tools/install-packages.sh tools/packages.txt
