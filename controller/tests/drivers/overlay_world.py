@@ -19,6 +19,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 sys.path.insert(0, os.path.join(TOP, "controller"))
 
+from worlds import WAIT_S, wait  # noqa: E402
+
 from confine.core import overlay as rules  # noqa: E402
 from confine.core import overlay_change, overlay_documents, rsa  # noqa: E402
 from confine.core.settings import Settings  # noqa: E402
@@ -29,7 +31,6 @@ from confine.paths import Paths  # noqa: E402
 BASE = "http://[fd65:fc41:c50f::2]/api/"
 PREFIX = "fd65:fc41:c50f"
 PORT = 6655
-WAIT_S = 60.0
 SERVICE = """#!/bin/sh
 # Stands in for the init script.
 stop() {
@@ -45,15 +46,6 @@ stop) stop ;;
 restart) stop; start ;;
 esac
 """
-
-
-def wait(sentence, predicate):
-    """Poll until true; gives it back."""
-    deadline = time.monotonic() + WAIT_S
-    while not (value := predicate()):
-        assert time.monotonic() < deadline, "not in time: " + sentence
-        time.sleep(0.05)
-    return value
 
 
 class Server:

@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
+from worlds import play
 
 pytestmark = pytest.mark.slow
 
-WORLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "overlay_world.py")
 SENTENCES = {
     "first_start": "without any file the node makes its key and starts tincd with its management address",
     "joins": "a node that reads of a server connects to it, and shows it as reachable",
@@ -28,18 +26,8 @@ SENTENCES = {
 }
 
 
-# The others wait for tincd's own timeouts: they are left out of make test-fast.
-QUICK = ("first_start", "joins", "comes_in", "injected", "another_island")
-MARKS = {True: (), False: (pytest.mark.slow,)}
-
-
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("tincd") is None, reason="needs root and tincd")
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("scenario", [
-    pytest.param(name, id=text.replace(" ", "-"), marks=MARKS[name in QUICK])
-    for name, text in SENTENCES.items()
-])  # fmt: skip
+@pytest.mark.parametrize("scenario", list(SENTENCES), ids=[text.replace(" ", "-") for text in SENTENCES.values()])
 def test_overlay(scenario: str, tmp_path: "os.PathLike[str]") -> None:
-    command = ["unshare", "-n", "-m", "setpriv", "--pdeathsig", "KILL", sys.executable, WORLD, scenario, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    play("overlay_world.py", scenario, tmp_path)

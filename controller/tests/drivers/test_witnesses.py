@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
+from worlds import play
 
 pytestmark = pytest.mark.slow
 
-WORLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "witnesses_world.py")
 SENTENCES = {
     "both_change": "two nodes that change their network at the same time are each other's witness all the same",
     "cut": "a cable that leads nowhere after the change is noticed",
@@ -25,6 +23,4 @@ SENTENCES = {
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("scenario", list(SENTENCES), ids=[text.replace(" ", "-") for text in SENTENCES.values()])
 def test_witnesses(scenario: str, tmp_path: "os.PathLike[str]") -> None:
-    command = ["unshare", "-n", "-m", "setpriv", "--pdeathsig", "KILL", sys.executable, WORLD, scenario, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    play("witnesses_world.py", scenario, tmp_path)

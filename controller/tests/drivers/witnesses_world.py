@@ -9,28 +9,19 @@ come late.
 import os
 import subprocess
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(HERE))))
+
+from worlds import wait  # noqa: E402
 
 from confine.core.settings import Settings  # noqa: E402
 from confine.drivers import cgroups, rtnetlink, witnesses  # noqa: E402
 from confine.paths import Paths  # noqa: E402
 
-WAIT_S = 60.0
 NODE, NEIGHBOUR = "192.0.2.1", "192.0.2.2"
 MAC = "02:00:00:00:00:02"
 PEER = "fd65:fc41:c50f::1"
-
-
-def wait(sentence, predicate):
-    """Poll until true; gives it back."""
-    deadline = time.monotonic() + WAIT_S
-    while not (value := predicate()):
-        assert time.monotonic() < deadline, "not in time: " + sentence
-        time.sleep(0.05)
-    return value
 
 
 class World:

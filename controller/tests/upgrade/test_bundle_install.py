@@ -323,15 +323,20 @@ def test_a_bundle_that_needs_what_the_node_has_not_is_refused(world):
     refused(world, packed(world.bundle("2.0", needs={"memory_mib": 0, "epoch": 1})), "from epoch 1 on")
 
 
-@pytest.mark.parametrize("change", ["swapped", "truncated"])
-def test_a_part_swapped_or_truncated_in_a_packed_bundle_makes_no_whole_slot(world, change):
-    path = packed(world.bundle("1.0"))
+def spoil(path, change):
+    """A packed bundle whose last part is another, or cut."""
     with open(path, "r+b") as file:
         if change == "swapped":
             file.seek(-30_000, os.SEEK_END)
             file.write(b"evil")
         else:
             file.truncate(os.path.getsize(path) - 60_000)
+
+
+@pytest.mark.parametrize("change", ["swapped", "truncated"])
+def test_a_part_swapped_or_truncated_in_a_packed_bundle_makes_no_whole_slot(world, change):
+    path = packed(world.bundle("1.0"))
+    spoil(path, change)
     with pytest.raises(UpgradeError, match="has sha256|truncated"):
         world.install(path)
     assert world.node.slots.label("b") is None
@@ -345,12 +350,7 @@ def test_a_bad_packed_bundle_leaves_the_way_back_as_it_is(world, mirror, change,
     world.turn_over()
     before = (world.node.slots.backend.starts(), world.written("a", "root", 1 << 20))
     path = packed(world.bundle("2.0"))
-    with open(path, "r+b") as file:
-        if change == "swapped":
-            file.seek(-30_000, os.SEEK_END)
-            file.write(b"evil")
-        else:
-            file.truncate(os.path.getsize(path) - 60_000)
+    spoil(path, change)
     if source == "address":
         os.rename(path, world.web + "/one.bundle")
         path = mirror.uri + "one.bundle"
