@@ -11,7 +11,7 @@ case $said in
 	exit 1
 	;;
 esac
-for script in confine-upgrade confine-started; do
+for script in confine-upgrade confine-grow confine-started; do
 	sh -n "/etc/init.d/$script"
 done
 [ -s /usr/lib/confine/upgrade/boot/grub.cfg ]

@@ -22,7 +22,7 @@ FEW, SOME, MANY = 1, 32, 100
 MAX_KIB, MAX_BOTH_KIB = 150, 220
 # A package of its own.
 UPGRADE = ("usr/lib/confine/confine/upgrade", "usr/lib/confine/upgrade",
-           "etc/init.d/confine-upgrade", "etc/init.d/confine-started")  # fmt: skip
+           "etc/init.d/confine-upgrade", "etc/init.d/confine-grow", "etc/init.d/confine-started")  # fmt: skip
 FAKED = "faked: LXC, cgroups, mounts"
 # What the Makefiles below package/ install, and where to; and what of it they do not.
 PACKAGE = {"controller/confine": "usr/lib/confine/confine", "files": "", "package/confine-node/files": "",
