@@ -3,19 +3,20 @@
     python3 -m upgrade.started
 
 Fills up the slot's counter of starts and makes the two copies of the pointer alike again; a slot that GRUB fell back
-on, because the confirmed one had no starts left, becomes the confirmed one. Does nothing on a node that GRUB did not
-start by our configuration, in a trial (not confirmed yet), or in a slot that a person started by hand.
+on, because the confirmed one had no starts left, becomes the confirmed one. Does nothing on a node that our loaders'
+scripts did not start, in a trial (not confirmed yet), or in a slot that a person started by hand.
 """
 
 import os
 import sys
 
 from confine.errors import ConfineError
+from confine.upgrade.backends import ENVIRONMENT, UBoot
 from confine.upgrade.disk import Disk
 from upgrade import counter, fat, pointer
 
-# How GRUB says that it started a confirmed slot by itself; see upgrade/boot/grub.cfg.
-_BY_GRUB = ("counted", "uncounted")
+# How the loader says that it started a confirmed slot by itself; see upgrade/boot/.
+_BY_LOADER = ("counted", "uncounted")
 
 
 def boot_words(command_line: str) -> "dict[str, str]":
@@ -78,9 +79,11 @@ def _open(disk: Disk, name: str) -> int:
 def tell(words: "dict[str, str]", disk: "Disk | None" = None) -> "list[str]":
     """Tell the boot loader what the boot words of the running kernel ask for; what could not be done."""
     slot, confirmed = words.get("slot"), words.get("confirmed")
-    if slot not in pointer.SLOTS or words.get("boot") not in _BY_GRUB:
+    if slot not in pointer.SLOTS or words.get("boot") not in _BY_LOADER:
         return []
     disk = disk or Disk()
+    if words.get("pointer") == ENVIRONMENT:
+        return tell_environment(slot, confirmed, disk, UBoot())
     problems = []
     try:
         restore_counter(disk, slot)
@@ -93,6 +96,18 @@ def tell(words: "dict[str, str]", disk: "Disk | None" = None) -> "list[str]":
     except (OSError, ConfineError, fat.FatError, pointer.PointerError) as error:
         problems.append(f"the pointer stays as it is: {error}")
     return problems
+
+
+def tell_environment(slot: str, confirmed: "str | None", disk: Disk, backend: UBoot) -> "list[str]":
+    """The same where U-Boot counts: first the starts, then the pointer, as `take_over` has it."""
+    try:
+        backend.allow(slot)
+        if confirmed != slot and backend.confirmed() == confirmed and backend.starts().get(confirmed or "") == "0":
+            backend.commit(slot)
+            return _remember(disk, confirmed or "")
+    except (OSError, ConfineError) as error:
+        return [f"U-Boot's environment stays as it is: {error}"]
+    return []
 
 
 def _remember(disk: Disk, failed: str) -> "list[str]":

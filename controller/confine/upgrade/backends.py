@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TOOL_S = 30
+# What U-Boot's script says it read the pointer from, in the boot words; GRUB names a copy.
+ENVIRONMENT = "environment"
+
+
+def of_words(words: "dict[str, str]", disk: Disk) -> "Grub | UBoot":
+    """The loader that started the running kernel, by its boot words; a disk that none of ours started has GRUB's."""
+    return UBoot() if words.get("pointer") == ENVIRONMENT else Grub(disk)
 
 
 class Grub:

@@ -2,7 +2,7 @@
 
 import os
 
-from confine.upgrade.backends import Grub
+from confine.upgrade.backends import of_words
 from confine.upgrade.disk import KERNEL, SLOTS, Disk, write_all
 from confine.upgrade.errors import UpgradeError
 from confine.upgrade.words import boot_words
@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from confine.upgrade.backends import UBoot
+    from confine.upgrade.backends import Grub, UBoot
 
     Backend = Grub | UBoot
 
@@ -34,8 +34,8 @@ class Slots:
         words: "dict[str, str] | None" = None,
     ) -> None:
         self.disk = disk or Disk()
-        self.backend = backend or Grub(self.disk)
         self.words = boot_words() if words is None else words
+        self.backend = backend or of_words(self.words, self.disk)
 
     @property
     def running(self) -> "str | None":

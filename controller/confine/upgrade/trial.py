@@ -14,6 +14,7 @@ import time
 from confine.errors import ConfineError
 from confine.paths import Paths
 from confine.upgrade import before, history, keep, overlay, record, watchdog, writer
+from confine.upgrade.backends import ENVIRONMENT
 from confine.upgrade.errors import UpgradeError
 from confine.upgrade.kexec import can_kexec, word
 from confine.upgrade.slots import TRIAL, Slots
@@ -97,6 +98,8 @@ def command_line(slot: str, running: str, rsdp: str = "") -> str:
     """The kernel's command line for a trial of `slot`, from that of the running one."""
     words = [word for word in running.split() if word.split("=")[0] not in _OWN_WORDS]
     confirmed = next((word for word in running.split() if word.startswith("confine.confirmed=")), "")
+    if "confine.pointer=" + ENVIRONMENT in running.split():
+        words.append("confine.pointer=" + ENVIRONMENT)  # which loader it is: see backends.of_words
     words += ["watchdog.stop_on_reboot=0", "watchdog.open_timeout={}".format(WATCHDOG_S)]
     words += ["root=PARTLABEL=root-" + slot, "confine.root=PARTLABEL=root-" + slot, "confine.slot=" + slot, confirmed,
               "confine.boot=" + TRIAL]  # fmt: skip
