@@ -17,11 +17,16 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 from playwright.sync_api import expect
 
 from luci.bridge import APP, Bridge, granted, menu
-from luci.pages import browser, open_page
+from luci.pages import OPEN_MS, browser, open_page
 
 pytestmark = pytest.mark.timeout(180)
+expect.set_options(timeout=OPEN_MS)
 STATUS = json.loads((Path(__file__).parent / "status.json").read_text())
+UPGRADE = json.loads((Path(__file__).parent / "upgrade.json").read_text())
 PAGES = [page["name"] for page in menu()]
+FORMS = ("lend", "options")
+EVIL = '<b class="evil">name</b>'
+CHANGING = granted("luci-app-confine", writing=True)["confine.web"]
 
 
 def answer(result):
@@ -50,7 +55,8 @@ def bridge():
     STATUS["time"] = time.time()
     STATUS["registry"]["last_read"] = time.time() - 5
     methods = {"status": answer(STATUS), "sliver": answer(STATUS["slivers"][0]), "log": answer({"message": "a line"}),
-               "settings": answer({"settings": {}, "problems": []})}  # fmt: skip
+               "settings": answer({"settings": {}, "problems": []}), "upgrade_history": answer(UPGRADE["history"]),
+               "upgrade_status": answer(UPGRADE["status"])}  # fmt: skip
     uci = {"get": lambda data: (0, {"values": {"policy": {}, "sliver": {}, "node": {}}})}
     sessions = {"root": {"*": ["*"]}, "viewer": granted("luci-app-confine", writing=False)}
     one = Bridge(
@@ -175,14 +181,35 @@ def test_two_browsers_at_once_neither_undo_each_other_nor_hide_what_happened(chr
     other.close()
 
 
-def test_names_from_outside_never_become_part_of_the_page(page, bridge):
-    evil = "<img src=x onerror=window.hurt=1>"
-    sliver = {**STATUS["slivers"][0], "slice_name": evil, "errors": [{"member": "", "message": evil}]}
-    bridge.objects["confine.web"]["status"] = answer({**STATUS, "slivers": [sliver]})
-    for name in ("overview", "slivers", "network"):
-        open_page(page, bridge.url, name)
-        expect(page.locator("#view")).to_contain_text(evil)
-        assert page.evaluate("window.hurt") is None
+def hostile(doc):
+    """`doc` with every text in it turned into HTML that would be seen if it became a part of the page."""
+    if isinstance(doc, dict):
+        return {name: hostile(value) for name, value in doc.items()}
+    if isinstance(doc, list):
+        return [hostile(one) for one in doc]
+    return EVIL if isinstance(doc, str) or doc is None else doc
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_text_from_outside_becomes_a_part_of_a_page(page, bridge, name):
+    sliver = {**STATUS["slivers"][0], "errors": [{"member": "", "message": ""}], "people": [{"name": ""}]}
+    found = [{"what": "name", "state": state, "said": said, "todo": "x"} for state, said in (("ok", ""), ("fail", "x"))]
+    said = {"status": {**STATUS, "overlay": {"peers": [], "error": ""}}, "sliver": sliver, "log": {"message": ""},
+            "upgrade_status": UPGRADE["status"], "upgrade_history": UPGRADE["history"], "check": found, "setup": found,
+            "settings": {"settings": {}, "problems": [{"member": "", "message": ""}]}}  # fmt: skip
+    bridge.objects["confine.web"] = {method: answer(hostile(doc)) for method, doc in said.items()}
+    bridge.objects["confine.web"].update({method: refuse(EVIL) for method in CHANGING})
+    for more in ("", "#1@1") if name == "slivers" else ("",):
+        open_page(page, bridge.url, name, hash=more)
+        for button in page.locator("#view button").all():
+            if not button.is_enabled() or (name in FORMS and button.inner_text() == "Reset"):
+                continue
+            button.click()
+            for inner in page.locator("[role=dialog] button").all()[1:]:
+                inner.click()
+                expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.locator("body")).to_contain_text(EVIL)
+        expect(page.locator(".evil")).to_have_count(0)
 
 
 def test_the_dialog_is_reached_and_left_with_the_keyboard(page, bridge):
@@ -222,9 +249,42 @@ def texts():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_on_a_page_is_an_object_that_was_meant_to_be_an_element(page, bridge, name):
-    slots = {"a": {"whole": True, "version": "1.0"}, "b": {"whole": False, "version": None}}
-    upgrade = {"state": "idle", "running": "a", "confirmed": "a", "slots": slots, "offered": {"version": "1.1"}}
-    bridge.objects["confine.web"].update(upgrade_status=answer(upgrade), upgrade_history=answer([]))
     open_page(page, bridge.url, name)
     expect(page.locator("#view h2")).to_have_count(1)
     assert "[object" not in page.locator("body").inner_text()
+
+
+def test_the_upgrade_page_shows_both_slots_what_failed_and_offers_what_can_be_done(page, bridge):
+    open_page(page, bridge.url, "upgrade")
+    rows = page.locator("#confine-slots tr:not(.table-titles)")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("2.0")
+    expect(rows.nth(1)).to_contain_text("runs now, confirmed")
+    expect(page.locator("#confine-history")).to_contain_text("the registry was not reached within 600 s")
+    expect(page.get_by_role("button", name="Start the other slot on trial")).to_be_enabled()
+    expect(page.get_by_role("button", name="Confirm")).to_be_disabled()
+    expect(page.get_by_role("button", name="Go back")).to_be_disabled()  # slot a was never confirmed
+
+
+def test_a_trial_can_be_confirmed_and_a_slot_that_was_confirmed_once_gone_back_to(page, bridge):
+    slots = UPGRADE["status"]["slots"]
+    was = {**slots["slots"], "a": {**slots["slots"]["a"], "starts": "3"}}
+    once = {**UPGRADE["status"], "slots": {**slots, "slots": was}}
+    bridge.objects["confine.web"]["upgrade_status"] = answer(once)
+    open_page(page, bridge.url, "upgrade")
+    expect(page.get_by_role("button", name="Go back")).to_be_enabled()
+    trial = {**once, "state": "trial", "running": "a", "slots": {**slots, "running": "a", "trial": True}}
+    bridge.objects["confine.web"]["upgrade_status"] = answer(trial)
+    open_page(page, bridge.url, "upgrade")
+    expect(page.get_by_role("button", name="Confirm")).to_be_enabled()
+    expect(page.get_by_role("button", name="Go back")).to_be_disabled()
+
+
+def test_without_a_running_or_a_readable_slot_the_page_still_shows_what_there_is(page, bridge):
+    slots = {**UPGRADE["status"]["slots"], "running": None, "confirmed": None, "copies": [None, None], "started": None}
+    lost = {**UPGRADE["status"], "running": None, "confirmed": None, "version": None, "slots": slots}
+    for doc in (lost, {**lost, "slots": {}, "state": "unavailable", "reason": "this disk has no slots"}):
+        bridge.objects["confine.web"]["upgrade_status"] = answer(doc)
+        open_page(page, bridge.url, "upgrade")
+        expect(page.locator("#confine-history")).to_contain_text("the registry was not reached within 600 s")
+    expect(page.locator("#confine-upgrade-state")).to_contain_text("this disk has no slots")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 import slot_world
@@ -15,7 +16,7 @@ from node_world import World
 from confine import cli
 from confine.core.settings import Settings
 from confine.errors import ConfineError
-from confine.upgrade import command, history, look, overview
+from confine.upgrade import command, history, look, overview, record
 from confine.upgrade.mirrors import Mirrors, Web
 from confine.upgrade.updater import Updater
 
@@ -270,6 +271,21 @@ def test_the_overview_tells_how_far_an_upgrade_is(world):
     assert "root [############............]  50 %" in command.status_text(shown)
     os.close(held)
     assert overview.overview(world.node)["progress"] is None
+
+
+def test_the_pages_of_luci_are_tested_with_what_the_overview_and_the_history_really_say(world):
+    kept = json.loads((Path(__file__).resolve().parents[3] / "test/luci/upgrade.json").read_text())
+    world.publish(world.bundle("1.0"))
+    world.install("latest")
+    record.remember("failed", {"slot": "b", "manifest": world.node.slots.label("b")}, world.paths, "no registry")
+    world.publish(world.bundle("2.0"))
+    Daemon(world).turn()
+    assert shape(overview.overview(world.node)) == shape(kept["status"])
+    assert [shape(event) for event in history.read(paths=world.paths)] == [shape(kept["history"][i]) for i in (0, -1)]
+
+
+def shape(doc):
+    return {name: shape(value) for name, value in doc.items()} if isinstance(doc, dict) else None
 
 
 def run(world, monkeypatch, *words):

@@ -17,25 +17,39 @@ class Base {
 
 // ---- elements -------------------------------------------------------------------------------------------------------
 
-/* As LuCI's: a list within a list becomes text, which shows at once that it should not be there. */
+/* As LuCI's dom.append(), to the letter: members of a list become text (a null the word "null", a list within it its
+   members with commas), but what stands alone and is no node is HTML. */
 function append(element, children) {
-	(Array.isArray(children) ? children : [ children ]).forEach(child => {
-		if (child != null)
-			element.appendChild(child instanceof Node ? child : document.createTextNode(String(child)));
-	});
+	if (Array.isArray(children))
+		children.forEach(child => element.appendChild(isNode(child) ? child : document.createTextNode(`${child}`)));
+	else if (typeof children === 'function')
+		append(element, children(element));
+	else if (isNode(children))
+		element.appendChild(children);
+	else if (children != null)
+		element.innerHTML = `${children}`;
 }
 
+function isNode(one) {
+	return one != null && typeof one === 'object' && 'nodeType' in one;
+}
+
+/* As LuCI's dom.create(). */
 function E(tag, attributes, children) {
-	const element = Array.isArray(tag) ? document.createDocumentFragment() : document.createElement(tag);
-	if (Array.isArray(attributes) || typeof attributes !== 'object' || attributes instanceof Node) {
-		children = attributes;
-		attributes = null;
+	if (!(attributes instanceof Object) || Array.isArray(attributes))
+		[ attributes, children ] = [ null, attributes ];
+	let element = tag;
+	if (Array.isArray(tag)) {
+		element = document.createDocumentFragment();
+		tag.forEach(one => element.appendChild(E(one)));
 	}
+	else if (!isNode(tag))
+		element = document.createElement(tag);
 	Object.entries(attributes || {}).forEach(([ name, value ]) => {
 		if (typeof value === 'function')
 			element.addEventListener(name, value);
 		else if (value != null)
-			element.setAttribute(name, value);
+			element.setAttribute(name, typeof value === 'object' ? JSON.stringify(value) : value);
 	});
 	append(element, children);
 	return element;
@@ -96,13 +110,16 @@ const dom = { content: (place, children) => { place.replaceChildren(); append(pl
 
 const ui = {
 	addNotification(title, content, kind) {
-		const note = E('div', { 'class': 'alert-message ' + (kind || '') }, [ title ? E('h4', {}, title) : null, content ]);
+		const note = E('div', { 'class': 'alert-message ' + (kind || '') }, [ title ? E('h4', {}, title) : '' ]);
+		append(note, content);
 		document.getElementById('notifications').appendChild(note);
 		return note;
 	},
 	showModal(title, content) {
 		ui.hideModal();
-		document.body.appendChild(E('div', { 'id': 'modal' }, E('div', { 'role': 'dialog', 'aria-modal': 'true', 'aria-label': title }, [ E('h4', {}, title) ].concat(content))));
+		const dialog = E('div', { 'role': 'dialog', 'aria-modal': 'true', 'aria-labelledby': 'modal-title' }, E('h4', { 'id': 'modal-title' }, title));
+		append(dialog, content);
+		document.body.appendChild(E('div', { 'id': 'modal' }, dialog));
 	},
 	hideModal() {
 		const modal = document.getElementById('modal');
@@ -143,7 +160,7 @@ const Value = Base.extend({
 		this.id = 'widget.' + (++widgets);
 		return E('div', { 'class': 'cbi-value', 'data-name': this.option }, [
 			E('label', { 'for': this.id }, this.title), ' ', this.widget(this.id),
-			this.description ? E('div', { 'class': 'cbi-value-description' }, this.description) : null
+			this.description ? E('div', { 'class': 'cbi-value-description' }, this.description) : ''
 		]);
 	}
 });
@@ -266,7 +283,7 @@ async function read(name) {
 	const source = await (await fetch('/luci-static/resources/' + name.replace(/\./g, '/') + '.js')).text();
 	const wanted = [ ...source.matchAll(/^'require (\S+?)(?: as (\w+))?';$/gm) ];
 	const found = await Promise.all(wanted.map(match => module(match[1])));
-	const made = new Function('L', 'E', '_', ...wanted.map(match => match[2] || match[1]), source)(L, E, _, ...found);
+	const made = new Function('window', 'document', 'L', ...wanted.map(match => match[2] || match[1]), source)(window, document, L, ...found);
 	return new made();
 }
 
@@ -286,7 +303,7 @@ async function start() {
 	try {
 		await (await module('view.confine.' + page)).open(document.getElementById('view'));
 	} catch (problem) {
-		ui.addNotification('Error', E('p', { 'role': 'alert' }, problem.message), 'danger');
+		ui.addNotification('Error', E('p', { 'role': 'alert' }, [ problem.message ]), 'danger');
 		throw problem;
 	}
 	document.body.setAttribute('data-page', page);

@@ -1,5 +1,6 @@
 'use strict';
 'require baseclass';
+'require dom';
 'require rpc';
 'require ui';
 
@@ -29,6 +30,18 @@ const METHODS = {
 	release: { sliver: '', all: false }
 };
 
+/* Every element of these pages. LuCI takes a bare string for HTML, and a null within a list for the word "null"; much
+   of what is shown here was written by strangers. So all that is no node becomes text, and nothing becomes nothing. */
+function E(tag, attributes, children) {
+	if (Array.isArray(attributes))
+		[ attributes, children ] = [ {}, attributes ];
+	return window.E(tag, attributes || {}, contents(children));
+}
+
+function contents(children) {
+	return (Array.isArray(children) ? children : [ children ]).filter(child => child != null);
+}
+
 const declared = {};
 
 function declare(method) {
@@ -48,6 +61,13 @@ function share(used, total, unit) {
 }
 
 return baseclass.extend({
+	element: E,
+
+	/* Put `children` in the place of what `place` holds: nodes, and text as text. */
+	fill: function(place, children) {
+		dom.content(place, contents(children));
+	},
+
 	/* The result of a method; the error has the node's own words. given: {argument: value}, the others stay empty. */
 	ask: function(method, given) {
 		const known = METHODS[method];
@@ -152,7 +172,7 @@ return baseclass.extend({
 	/* Ask before something is done that takes from others; why: the reason that is kept. */
 	confirm: function(title, text, button, act) {
 		const why = E('input', { 'type': 'text', 'class': 'cbi-input-text', 'maxlength': 200, 'id': 'confine-why' });
-		ui.showModal(title, [
+		ui.showModal([ title ], [
 			E('p', {}, text),
 			E('label', { 'for': 'confine-why' }, _('Reason (kept and shown)')), ' ', why,
 			E('div', { 'class': 'right' }, [

@@ -3,6 +3,8 @@
 'require ui';
 'require confine.node as node';
 
+const E = node.element;
+
 /* Forms over the configuration `confine`: before anything is saved, the daemon itself is asked whether it could use it. */
 return baseclass.extend({
 	/* {"section.option": value} of all options of a form; an empty one is not set. */

@@ -1,8 +1,9 @@
 'use strict';
 'require view';
-'require dom';
 'require ui';
 'require confine.node as node';
+
+const E = node.element;
 
 function field(id, label, about, wide, secret) {
 	return E('div', { 'class': 'cbi-value' }, [
@@ -26,23 +27,23 @@ function given(secret) {
 
 return view.extend({
 	try: function(place, check) {
-		dom.content(place, E('p', {}, E('em', {}, _('Looking…'))));
+		node.fill(place, E('p', {}, E('em', {}, _('Looking…'))));
 		return node.ask('setup', Object.assign(given(!check), { check: check })).then(found => {
 			const good = found.every(one => one.state !== 'fail');
-			dom.content(place, [
+			node.fill(place, [
 				node.findings(found),
 				E('p', { 'role': 'alert', 'class': 'alert-message ' + (good ? 'info' : 'danger') }, !good
 					? _('This device has not joined; nothing was changed.')
 					: check ? _('All is well: it can join.') : _('It has joined. The overview shows what happens now.'))
 			]);
-		}).catch(error => { dom.content(place, []); node.tell(error); });
+		}).catch(error => { node.fill(place, []); node.tell(error); });
 	},
 
 	show: function(place) {
-		dom.content(place, E('p', {}, E('em', {}, _('Looking…'))));
+		node.fill(place, E('p', {}, E('em', {}, _('Looking…'))));
 		return node.ask('setup', Object.assign(given(false), { show: true }))
-			.then(found => dom.content(place, node.findings(found)))
-			.catch(error => { dom.content(place, []); node.tell(error); });
+			.then(found => node.fill(place, node.findings(found)))
+			.catch(error => { node.fill(place, []); node.tell(error); });
 	},
 
 	render: function() {

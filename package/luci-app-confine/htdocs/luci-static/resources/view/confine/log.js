@@ -1,9 +1,9 @@
 'use strict';
 'require view';
 'require poll';
-'require dom';
 'require confine.node as node';
 
+const E = node.element;
 const SECONDS = 5;
 const LINES = 300;
 
@@ -18,10 +18,10 @@ return view.extend({
 			'style': 'max-height:60vh;overflow:auto;white-space:pre-wrap'
 		}, text);
 		const found = E('div', { 'id': 'confine-check', 'aria-live': 'polite' });
-		const check = () => node.ask('check').then(list => dom.content(found, node.findings(list)), error => node.tell(error));
+		const check = () => node.ask('check').then(list => node.fill(found, node.findings(list)), error => node.tell(error));
 		poll.add(() => this.load().then(now => {
 			const end = place.scrollTop + place.clientHeight >= place.scrollHeight - 4;
-			dom.content(place, now);
+			node.fill(place, now);
 			if (end)
 				place.scrollTop = place.scrollHeight;
 		}), SECONDS);

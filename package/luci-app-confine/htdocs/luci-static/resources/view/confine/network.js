@@ -1,9 +1,9 @@
 'use strict';
 'require view';
 'require poll';
-'require dom';
 'require confine.node as node';
 
+const E = node.element;
 const SECONDS = 10;
 const WIDTH = 720, ROW = 56, LEFT = 150, MIDDLE = 290, RIGHT = 470;
 const NS = 'http://www.w3.org/2000/svg';
@@ -106,7 +106,7 @@ return view.extend({
 
 	render: function(doc) {
 		const place = E('div', { 'id': 'confine-network' }, this.show(doc));
-		poll.add(() => this.load().then(now => dom.content(place, this.show(now))), SECONDS);
+		poll.add(() => this.load().then(now => node.fill(place, this.show(now))), SECONDS);
 		return E([], [ E('h2', {}, _('What goes where')), place ]);
 	},
 

@@ -1,9 +1,9 @@
 'use strict';
 'require view';
 'require poll';
-'require dom';
 'require confine.node as node';
 
+const E = node.element;
 const SECONDS = 5;
 
 function row(label, value) {
@@ -90,7 +90,7 @@ return view.extend({
 
 	render: function(doc) {
 		const place = E('div', { 'id': 'confine-overview', 'aria-live': 'polite' }, this.show(doc));
-		poll.add(() => this.load().then(now => dom.content(place, this.show(now))), SECONDS);
+		poll.add(() => this.load().then(now => node.fill(place, this.show(now))), SECONDS);
 		return E([], [ E('h2', {}, _('What this node lends to whom')), place ]);
 	},
 

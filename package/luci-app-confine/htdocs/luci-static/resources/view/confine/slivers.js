@@ -1,10 +1,10 @@
 'use strict';
 'require view';
 'require poll';
-'require dom';
 'require ui';
 'require confine.node as node';
 
+const E = node.element;
 const SECONDS = 5;
 
 function button(label, kind, click) {
@@ -101,7 +101,7 @@ return view.extend({
 
 	render: function(doc) {
 		const place = E('div', {}, this.show(doc));
-		const again = () => this.load().then(now => dom.content(place, this.show(now)));
+		const again = () => this.load().then(now => node.fill(place, this.show(now)));
 		window.addEventListener('hashchange', again);
 		poll.add(again, SECONDS);
 		const everything = button(_('Stop everything now'), 'negative', () => node.confirm(_('Stop everything now'),

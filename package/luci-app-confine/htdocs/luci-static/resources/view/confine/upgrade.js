@@ -1,10 +1,10 @@
 'use strict';
 'require view';
 'require poll';
-'require dom';
 'require ui';
 'require confine.node as node';
 
+const E = node.element;
 const SECONDS = 3;
 
 function stateWords(doc) {
@@ -25,21 +25,26 @@ function progress(doc) {
 	return node.bar(_('Progress'), Math.round(doc.progress.done / mib), Math.round(doc.progress.total / mib), 'MiB');
 }
 
+/* {a, b}, each with starts, whole and version; empty where the disk cannot be read. */
+function both(doc) {
+	return (doc.slots || {}).slots || {};
+}
+
 function slots(doc) {
-	const titles = [ _('Slot'), _('Version'), '' ];
+	const there = both(doc), titles = [ _('Slot'), _('Version'), '' ];
 	return E('table', { 'class': 'table', 'id': 'confine-slots' }, [
 		E('tr', { 'class': 'tr table-titles' }, titles.map(title => E('th', { 'class': 'th', 'scope': 'col' }, title)))
-	].concat(Object.keys(doc.slots).sort().map(slot => {
+	].concat(Object.keys(there).sort().map(slot => {
 		const words = [];
 		if (doc.running === slot)
 			words.push(_('runs now'));
 		if (doc.confirmed === slot)
 			words.push(_('confirmed'));
-		if (!doc.slots[slot].whole)
+		if (!there[slot].whole)
 			words.push(_('holds no whole system'));
 		return E('tr', { 'class': 'tr' }, [
 			E('td', { 'class': 'td', 'data-title': _('Slot') }, slot.toUpperCase()),
-			E('td', { 'class': 'td', 'data-title': _('Version') }, doc.slots[slot].version || '–'),
+			E('td', { 'class': 'td', 'data-title': _('Version') }, there[slot].version || '–'),
 			E('td', { 'class': 'td' }, words.join(', '))
 		]);
 	})));
@@ -58,7 +63,8 @@ function offered(doc) {
 /* Only what can be done now can be pressed. */
 function actions(doc) {
 	const busy = doc.state !== 'idle' && doc.state !== 'trial', trial = doc.state === 'trial';
-	const other = doc.running === 'a' ? 'b' : 'a', there = (doc.slots[other] || {}).whole;
+	const known = doc.running || doc.confirmed, other = both(doc)[known === 'a' ? 'b' : 'a'] || {};
+	const there = known && other.whole, back = doc.running && there && !trial && ![ null, 'never' ].includes(other.starts);
 	const press = (label, kind, method, able, given, text) => E('button', {
 		'class': 'btn cbi-button cbi-button-' + kind, 'disabled': able ? null : '',
 		'click': text ? () => sure(label, text, method, given) : ui.createHandlerFn(node, 'act', method, given)
@@ -69,13 +75,13 @@ function actions(doc) {
 		press(_('Start the other slot on trial'), 'apply', 'upgrade_trial', !busy && !trial && there, {},
 			_('The node starts the other slot. If that is not well, or anything resets it, it is back here by itself.')), ' ',
 		press(_('Confirm'), 'apply', 'upgrade_confirm', trial, {}), ' ',
-		press(_('Go back'), 'negative', 'upgrade_rollback', !busy && there, {},
+		press(_('Go back'), 'negative', 'upgrade_rollback', !busy && back, {},
 			_('The node starts the system of the other slot again.'))
 	]);
 }
 
 function sure(title, text, method, given) {
-	ui.showModal(title, [
+	ui.showModal([ title ], [
 		E('p', {}, text),
 		E('div', { 'class': 'right' }, [
 			E('button', { 'class': 'btn', 'click': ui.hideModal }, _('Cancel')), ' ',
@@ -89,9 +95,9 @@ function told(events) {
 	if (!events.length)
 		return E('p', {}, E('em', {}, _('No upgrade was made yet.')));
 	return E('table', { 'class': 'table', 'id': 'confine-history' }, events.slice(-20).reverse().map(event => E('tr', { 'class': 'tr' }, [
-		E('td', { 'class': 'td' }, event.when || moment(event.time)),
+		E('td', { 'class': 'td' }, moment(event.time)),
 		E('td', { 'class': 'td' }, event.event),
-		E('td', { 'class': 'td' }, [ event.version, event.slot ? event.slot.toUpperCase() : null, event.reason ].filter(word => word).join(' · '))
+		E('td', { 'class': 'td' }, [ event.version, event.slot ? event.slot.toUpperCase() : null, event.why ].filter(word => word).join(' · '))
 	])));
 }
 
@@ -115,7 +121,7 @@ return view.extend({
 
 	render: function(found) {
 		const place = E('div', { 'id': 'confine-upgrade', 'aria-live': 'polite' }, this.show(found));
-		poll.add(() => this.load().then(now => dom.content(place, this.show(now))), SECONDS);
+		poll.add(() => this.load().then(now => node.fill(place, this.show(now))), SECONDS);
 		return E([], [ E('h2', {}, _('Upgrade')), place ]);
 	},
 
