@@ -23,8 +23,12 @@ pytestmark = pytest.mark.timeout(180)
 expect.set_options(timeout=OPEN_MS)
 STATUS = json.loads((Path(__file__).parent / "status.json").read_text())
 UPGRADE = json.loads((Path(__file__).parent / "upgrade.json").read_text())
+DEFAULTS = Path(__file__).resolve().parents[2] / "files/etc/uci-defaults/50-confine"
 PAGES = [page["name"] for page in menu()]
 FORMS = ("lend", "options")
+# Those that every node's configuration has, whatever made it.
+SECTIONS = re.search(r"^for section in (.*); do$", DEFAULTS.read_text(), re.MULTILINE)[1].split()
+POLL_MS = 15_000  # longer than any page waits until it asks again
 EVIL = '<b class="evil">name</b>'
 CHANGING = granted("luci-app-confine", writing=True)["confine.web"]
 
@@ -56,8 +60,8 @@ def bridge():
     STATUS["registry"]["last_read"] = time.time() - 5
     methods = {"status": answer(STATUS), "sliver": answer(STATUS["slivers"][0]), "log": answer({"message": "a line"}),
                "settings": answer({"settings": {}, "problems": []}), "upgrade_history": answer(UPGRADE["history"]),
-               "upgrade_status": answer(UPGRADE["status"])}  # fmt: skip
-    uci = {"get": lambda data: (0, {"values": {"policy": {}, "sliver": {}, "node": {}}})}
+               "upgrade_status": answer(UPGRADE["status"]), "history": answer([])}  # fmt: skip
+    uci = {"get": lambda data: (0, {"values": {section: {} for section in SECTIONS}})}
     sessions = {"root": {"*": ["*"]}, "viewer": granted("luci-app-confine", writing=False)}
     one = Bridge(
         {"confine.web": methods, "uci": uci, "luci-rpc": {"getNetworkDevices": lambda data: (0, {})}}, sessions
@@ -196,6 +200,7 @@ def test_no_text_from_outside_becomes_a_part_of_a_page(page, bridge, name):
     found = [{"what": "name", "state": state, "said": said, "todo": "x"} for state, said in (("ok", ""), ("fail", "x"))]
     said = {"status": {**STATUS, "overlay": {"peers": [], "error": ""}}, "sliver": sliver, "log": {"message": ""},
             "upgrade_status": UPGRADE["status"], "upgrade_history": UPGRADE["history"], "check": found, "setup": found,
+            "history": [{"time": 0, "time_sure": True, "what": "", "who": "", "why": "", "more": None}],
             "settings": {"settings": {}, "problems": [{"member": "", "message": ""}]}}  # fmt: skip
     bridge.objects["confine.web"] = {method: answer(hostile(doc)) for method, doc in said.items()}
     bridge.objects["confine.web"].update({method: refuse(EVIL) for method in CHANGING})
@@ -288,3 +293,68 @@ def test_without_a_running_or_a_readable_slot_the_page_still_shows_what_there_is
         open_page(page, bridge.url, "upgrade")
         expect(page.locator("#confine-history")).to_contain_text("the registry was not reached within 600 s")
     expect(page.locator("#confine-upgrade-state")).to_contain_text("this disk has no slots")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_section_of_a_form_is_in_the_configuration_that_every_node_begins_with(page, bridge, name):
+    open_page(page, bridge.url, name)
+    for section in page.locator("fieldset").all():
+        assert section.locator("input, select, [role=group]").count() > 0, section.inner_text()
+
+
+def test_what_a_button_did_is_said_and_shown_at_once(page, bridge):
+    bridge.objects["confine.web"]["upgrade_check"] = answer(UPGRADE["status"])
+    bridge.objects["confine.web"]["upgrade_status"] = answer({**UPGRADE["status"], "offered": None, "reason": ""})
+    open_page(page, bridge.url, "upgrade")
+    assert "3.0" not in page.locator("#view").inner_text()
+    bridge.objects["confine.web"]["upgrade_status"] = answer(UPGRADE["status"])
+    page.get_by_role("button", name="Check now").click()
+    expect(page.get_by_role("status")).to_contain_text("Done.")
+    expect(page.locator("#view")).to_contain_text("Version 3.0 is offered")
+
+
+def test_who_goes_by_keyboard_stays_where_they_are_when_the_page_is_shown_anew(page, bridge):
+    page.clock.install()
+    open_page(page, bridge.url, "slivers")
+    button = page.get_by_role("button", name="Stop now").nth(1)
+    button.focus()
+    reset = page.get_by_role("button", name="Reset").nth(1).element_handle()
+    slivers = [STATUS["slivers"][0], {**STATUS["slivers"][1], "address": "192.168.241.99/25"}]
+    bridge.objects["confine.web"]["status"] = answer({**STATUS, "slivers": slivers})
+    page.clock.fast_forward(POLL_MS)
+    expect(page.locator("#confine-slivers")).to_contain_text("192.168.241.99")
+    expect(button).to_be_focused()
+    assert reset.evaluate("button => button.isConnected")
+
+
+def test_a_button_never_acts_on_another_sliver_than_its_row_shows(page, bridge):
+    asked = []
+    page.clock.install()
+    bridge.objects["confine.web"]["stop"] = lambda data: (asked.append(data["sliver"]), answer({})(data))[1]
+    open_page(page, bridge.url, "slivers")
+    bridge.objects["confine.web"]["status"] = answer({**STATUS, "slivers": STATUS["slivers"][1:]})
+    page.clock.fast_forward(POLL_MS)
+    expect(page.locator("#confine-slivers tr")).to_have_count(2)
+    page.get_by_role("button", name="Stop now").click()
+    page.get_by_role("dialog").get_by_role("button", name="Stop now").click()
+    expect(page.get_by_role("status")).to_be_visible()
+    assert asked == [STATUS["slivers"][1]["id"]]
+
+
+def test_what_was_refused_on_saving_is_not_applied(page, bridge):
+    applied = []
+    bridge.objects["uci"].update(set=lambda data: (0, None), apply=lambda data: (applied.append(data), (0, None))[1])
+    problems = iter([[], [{"member": "/policy/slice_share", "message": "must be less"}]])
+    bridge.objects["confine.web"]["settings"] = lambda data: answer({"settings": {}, "problems": next(problems)})(data)
+    open_page(page, bridge.url, "lend")
+    page.get_by_role("button", name="Save & Apply").click()
+    expect(page.get_by_role("alert")).to_contain_text("must be less")
+    expect(page.get_by_role("button", name="Save & Apply")).to_be_enabled()
+    assert applied == []
+
+
+def test_a_sliver_is_shown_with_what_was_done_with_it(page, bridge):
+    record = {"time": 1, "time_sure": True, "what": "pause", "who": "ann", "why": "too loud", "more": None}
+    bridge.objects["confine.web"]["history"] = answer([record])
+    open_page(page, bridge.url, "slivers", hash="#1@1")
+    expect(page.locator("#confine-actions")).to_contain_text("too loud")

@@ -131,7 +131,9 @@ const ui = {
 		return event => {
 			const button = event.currentTarget;
 			button.disabled = true;
-			return Promise.resolve(run.call(context, ...args, event)).finally(() => { button.disabled = false; });
+			button.classList.add('spinning');
+			button.blur();
+			Promise.resolve(run.call(context, ...args, event)).finally(() => { button.disabled = false; button.classList.remove('spinning'); });
 		};
 	}
 };
@@ -141,6 +143,7 @@ const ui = {
 const sections = {};
 const uci = {
 	load: config => call('uci', 'get', { config: config }).then(answer => { sections[config] = answer.values; }),
+	has: (config, section) => section in sections[config],
 	get: (config, section, option) => (sections[config][section] || {})[option],
 	save: (config, section, values) => call('uci', 'set', { config: config, section: section, values: values }),
 	apply: () => call('uci', 'apply', { rollback: true, timeout: 30 }).then(() => call('uci', 'confirm', {}))
@@ -155,7 +158,8 @@ const Value = Base.extend({
 		const stored = this.stored();
 		return E('input', { 'type': 'text', 'id': id, 'placeholder': this.placeholder, 'value': stored == null ? '' : stored });
 	},
-	formvalue() { return document.getElementById(this.id).value.trim(); },
+	formvalue() { return this.id && this.read(document.getElementById(this.id)); },
+	read(widget) { return widget.value.trim(); },
 	render() {
 		this.id = 'widget.' + (++widgets);
 		return E('div', { 'class': 'cbi-value', 'data-name': this.option }, [
@@ -171,7 +175,7 @@ const Flag = Value.extend({
 		box.checked = (this.stored() || this.default) === '1';
 		return box;
 	},
-	formvalue() { return document.getElementById(this.id).checked ? '1' : '0'; }
+	read(widget) { return widget.checked ? '1' : '0'; }
 });
 
 const ListValue = Value.extend({
@@ -187,7 +191,7 @@ const DynamicList = Value.extend({
 		const stored = this.stored() || [];
 		return E('input', { 'type': 'text', 'id': id, 'value': Array.isArray(stored) ? stored.join(' ') : stored });
 	},
-	formvalue() { return document.getElementById(this.id).value.split(/\s+/).filter(word => word); }
+	read(widget) { return widget.value.split(/\s+/).filter(word => word); }
 });
 
 const MultiValue = Value.extend({
@@ -199,7 +203,7 @@ const MultiValue = Value.extend({
 			return E('label', {}, [ box, label, ' ' ]);
 		}));
 	},
-	formvalue() { return [ ...document.getElementById(this.id).querySelectorAll('input:checked') ].map(box => box.value); }
+	read(widget) { return [ ...widget.querySelectorAll('input:checked') ].map(box => box.value); }
 });
 
 const NamedSection = Base.extend({
@@ -210,13 +214,15 @@ const NamedSection = Base.extend({
 		return option;
 	},
 	render() {
-		return E('fieldset', {}, [ E('legend', {}, E('h3', {}, this.title)) ].concat(this.children.map(option => option.render())));
+		/* As LuCI: what is not in the configuration has a heading and no more. */
+		const shown = uci.has(this.map.config, this.section) ? this.children.map(option => option.render()) : [];
+		return E('fieldset', {}, [ E('legend', {}, E('h3', {}, this.title)) ].concat(shown));
 	},
 	save() {
 		const values = {};
 		this.children.forEach(option => {
 			const value = option.formvalue();
-			if (JSON.stringify(value) !== JSON.stringify(option.stored() == null ? (Array.isArray(value) ? [] : '') : option.stored()))
+			if (value != null && JSON.stringify(value) !== JSON.stringify(option.stored() == null ? (Array.isArray(value) ? [] : '') : option.stored()))
 				values[option.option] = value;
 		});
 		return Object.keys(values).length ? uci.save(this.map.config, this.section, values) : Promise.resolve();

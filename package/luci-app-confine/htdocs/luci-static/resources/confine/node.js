@@ -12,6 +12,7 @@ const METHODS = {
 	sliver: { sliver: '' },
 	settings: { values: '' },
 	log: { lines: 0 },
+	history: { sliver: '', lines: 0, since: '' },
 	check: {},
 	setup: { token: '', registry: '', pin: '', node: '', mgmt: '', check: false, publish: '', show: false },
 	upgrade_status: {},
@@ -42,6 +43,37 @@ function contents(children) {
 	return (Array.isArray(children) ? children : [ children ]).filter(child => child != null);
 }
 
+/* What was pressed to open the dialog: the focus goes back there. */
+let asked = null;
+
+/* Make `old` what `fresh` is, changing only what differs: focus, a click under way and a reader's place stay. What can
+   be pressed is kept only if it would do the same, which its attribute `data-key` says. */
+function renew(old, fresh) {
+	if (old.isEqualNode(fresh) || (old.classList && old.classList.contains('spinning')))
+		return;
+	if (old.nodeName !== fresh.nodeName || keyOf(old) !== keyOf(fresh)) {
+		const focused = old === document.activeElement;
+		if (old === asked)
+			asked = fresh;
+		old.replaceWith(fresh);
+		if (focused)
+			fresh.focus();
+	}
+	else if (old.nodeType === Node.TEXT_NODE)
+		old.data = fresh.data;
+	else {
+		[ ...old.attributes ].forEach(one => fresh.hasAttribute(one.name) || old.removeAttribute(one.name));
+		[ ...fresh.attributes ].forEach(one => old.setAttribute(one.name, one.value));
+		const mine = [ ...old.childNodes ], theirs = [ ...fresh.childNodes ];
+		theirs.forEach((child, index) => index < mine.length ? renew(mine[index], child) : old.appendChild(child));
+		mine.slice(theirs.length).forEach(child => child.remove());
+	}
+}
+
+function keyOf(one) {
+	return one.nodeType === Node.ELEMENT_NODE ? one.getAttribute('data-key') : null;
+}
+
 const declared = {};
 
 function declare(method) {
@@ -68,6 +100,14 @@ return baseclass.extend({
 		dom.content(place, contents(children));
 	},
 
+	/* Show in `place` the one element `fresh`, keeping what is as it was. */
+	renew: function(place, fresh) {
+		if (place.firstElementChild)
+			renew(place.firstElementChild, fresh);
+		else
+			this.fill(place, fresh);
+	},
+
 	/* The result of a method; the error has the node's own words. given: {argument: value}, the others stay empty. */
 	ask: function(method, given) {
 		const known = METHODS[method];
@@ -84,15 +124,18 @@ return baseclass.extend({
 	unreachable: function(problem) {
 		const text = String(problem && problem.message || problem);
 		if (/not found/i.test(text))
-			return _('The node does not offer its services here: its process on ubus does not run. Try: /etc/init.d/confine restart');
+			return _('The node does not offer its services here: its process on ubus does not run. Try: /etc/init.d/confine-bus restart');
 		return text;
 	},
 
-	/* Do what a button says, with its result or the node's refusal as a notification. */
-	act: function(method, given, done) {
+	/* Set by a page that shows something: asks and shows anew. */
+	again: null,
+
+	/* Do what a button says, with its result or the node's refusal as a notification, and show what has become of it. */
+	act: function(method, given) {
 		return this.ask(method, given).then(result => {
-			ui.addNotification(null, E('p', {}, (result && result.message) || done || _('Done.')), 'info');
-		}).catch(error => this.tell(error));
+			ui.addNotification(null, E('p', { 'role': 'status' }, (result && result.message) || _('Done.')), 'info');
+		}).catch(error => this.tell(error)).then(() => this.again && this.again());
 	},
 
 	tell: function(error) {
@@ -171,15 +214,17 @@ return baseclass.extend({
 
 	/* Ask before something is done that takes from others; why: the reason that is kept. */
 	confirm: function(title, text, button, act) {
+		asked = document.activeElement;
+		const close = () => { ui.hideModal(); asked.focus(); };
 		const why = E('input', { 'type': 'text', 'class': 'cbi-input-text', 'maxlength': 200, 'id': 'confine-why' });
 		ui.showModal([ title ], [
 			E('p', {}, text),
 			E('label', { 'for': 'confine-why' }, _('Reason (kept and shown)')), ' ', why,
 			E('div', { 'class': 'right' }, [
-				E('button', { 'class': 'btn', 'click': ui.hideModal }, _('Cancel')), ' ',
+				E('button', { 'class': 'btn', 'click': close }, _('Cancel')), ' ',
 				E('button', {
 					'class': 'btn cbi-button-negative important',
-					'click': ui.createHandlerFn(this, () => Promise.resolve(act(why.value)).finally(ui.hideModal))
+					'click': ui.createHandlerFn(this, () => Promise.resolve(act(why.value)).finally(close))
 				}, button)
 			])
 		]);

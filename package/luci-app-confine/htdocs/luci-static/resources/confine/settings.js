@@ -11,8 +11,9 @@ return baseclass.extend({
 	values: function(map) {
 		const found = {};
 		map.children.forEach(section => section.children.forEach(option => {
-			if (section.section)
-				found[section.section + '.' + option.option] = option.formvalue(section.section);
+			const value = option.formvalue(section.section);
+			if (value != null)  /* a section that is not in the configuration is not shown */
+				found[section.section + '.' + option.option] = value;
 		}));
 		return found;
 	},
@@ -22,13 +23,18 @@ return baseclass.extend({
 		return node.ask('settings', { values: JSON.stringify(this.values(map)) }).then(answer => answer.problems);
 	},
 
-	/* Save with `save` if the daemon can use all of it; else show its own words, and keep what was typed. */
+	/* Save with `save` if the daemon can use all of it; else show its own words, keep what was typed, and fail: what
+	   comes after saving must not happen. */
 	checked: function(map, save) {
 		return this.refused(map).then(problems => {
 			if (!problems.length)
 				return save();
 			ui.addNotification(_('Not saved'), E('ul', { 'role': 'alert', 'class': 'confine-refused' },
 				problems.map(one => E('li', {}, one.member.substring(1).replace('/', '.') + ': ' + one.message))), 'danger');
-		}, error => node.tell(error));
+			throw new Error(_('Not saved'));
+		}, error => {
+			node.tell(error);
+			throw error;
+		});
 	}
 });

@@ -22,6 +22,8 @@ function whole(map) {
 	amount(section, 'disk_total', _('Disk for all slivers'), 'MiB', _('Empty: what is free, but the reserve.'));
 	amount(section, 'disk_reserve', _('Disk kept for the node itself'), 'MiB').placeholder = '128';
 	amount(section, 'slice_share', _('At most for one slice'), '%').placeholder = '100';
+	amount(section, 'egress_kbit', _('Bandwidth for what slivers send'), 'kbit/s', _('All together, shared evenly. Empty: no limit.'));
+	amount(section, 'ingress_kbit', _('Bandwidth for what slivers receive'), 'kbit/s');
 }
 
 function each(map) {
@@ -33,6 +35,10 @@ function each(map) {
 	amount(section, 'cpu_percent_max', _('CPU at most'), '%', _('100 is one whole CPU.'));
 	amount(section, 'pids_max', _('Processes at most'), _('processes')).placeholder = '512';
 	amount(section, 'io_mib_s', _('Disk traffic at most'), 'MiB/s');
+	amount(section, 'egress_kbit_max', _('Sends at most'), 'kbit/s');
+	amount(section, 'ingress_kbit_max', _('Receives at most'), 'kbit/s');
+	amount(section, 'egress_kbit_default', _('Sends, if it does not say'), 'kbit/s');
+	amount(section, 'ingress_kbit_default', _('Receives, if it does not say'), 'kbit/s');
 }
 
 function who(map) {
@@ -53,6 +59,28 @@ function lines(map, found) {
 	parents.optional = true;
 }
 
+function word(section, kind, option, title, about) {
+	const value = section.option(kind, option, title, about);
+	value.optional = kind !== form.ListValue;
+	value.rmempty = true;
+	return value;
+}
+
+/* Addresses of the community's network for slivers. */
+function addresses(map) {
+	const section = map.section(form.NamedSection, 'node', 'node', _('Public addresses for slivers'));
+	const how = word(section, form.ListValue, 'sl_public_ipv4_proto', _('IPv4 addresses'));
+	how.value('none', _('are not given'));
+	how.value('dhcp', _('come from the network’s own DHCP server'));
+	how.value('static', _('are these'));
+	how.default = 'none';
+	amount(section, 'public_ipv4_avail', _('So many at most'), _('addresses'), _('With DHCP.'));
+	word(section, form.DynamicList, 'sl_public_ipv4_addrs', _('These'), _('Like 192.0.2.10/24.'));
+	word(section, form.Value, 'sl_public_ipv4_gw', _('Their gateway'));
+	word(section, form.Value, 'sl_public_ipv6_prefix64', _('IPv6 prefix'), _('Like 2001:db8:0:1::/64; empty: none are given.'));
+	word(section, form.Value, 'sl_public_ipv6_gw', _('Its gateway'));
+}
+
 return view.extend({
 	load: function() {
 		return devices().catch(() => ({}));
@@ -65,6 +93,7 @@ return view.extend({
 		each(map);
 		who(map);
 		lines(map, found);
+		addresses(map);
 		return map.render();
 	},
 

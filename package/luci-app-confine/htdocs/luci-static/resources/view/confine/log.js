@@ -21,6 +21,8 @@ return view.extend({
 		const check = () => node.ask('check').then(list => node.fill(found, node.findings(list)), error => node.tell(error));
 		poll.add(() => this.load().then(now => {
 			const end = place.scrollTop + place.clientHeight >= place.scrollHeight - 4;
+			if (place.textContent === now)
+				return;
 			node.fill(place, now);
 			if (end)
 				place.scrollTop = place.scrollHeight;

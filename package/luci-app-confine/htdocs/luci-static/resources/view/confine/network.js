@@ -106,7 +106,7 @@ return view.extend({
 
 	render: function(doc) {
 		const place = E('div', { 'id': 'confine-network' }, this.show(doc));
-		poll.add(() => this.load().then(now => node.fill(place, this.show(now))), SECONDS);
+		poll.add(() => this.load().then(now => node.renew(place, this.show(now))), SECONDS);
 		return E([], [ E('h2', {}, _('What goes where')), place ]);
 	},
 

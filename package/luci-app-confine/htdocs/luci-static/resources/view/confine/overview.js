@@ -31,7 +31,7 @@ function head(doc) {
 	return E('table', { 'class': 'table' }, [
 		row(_('Node'), [ E('strong', {}, doc.node.name || _('without a name')), ' ',
 			doc.node.id ? '%04x'.format(doc.node.id) : _('(no id yet)') ]),
-		row(_('State'), [ E('strong', { 'id': 'confine-state' }, doc.node.state), ' – ', node.nodeWords(doc.node.state) ]),
+		row(_('State'), [ E('strong', { 'id': 'confine-state', 'aria-live': 'polite' }, doc.node.state), ' – ', node.nodeWords(doc.node.state) ]),
 		row(_('Registry'), [ (registry.uris || []).join(', ') || _('none set'), E('br'),
 			registry.error ? E('span', { 'class': 'error' }, registry.error)
 				: _('read %s').format(node.ago(registry.last_read, doc.time)) ]),
@@ -55,7 +55,7 @@ function slivers(doc) {
 		const cores = limits.cpu_percent || 100 * (doc.node.cpus || 1);
 		return E('tr', { 'class': 'tr' }, [
 			E('td', { 'class': 'td', 'data-title': _('Sliver') },
-				E('a', { 'href': L.url('admin/confine/slivers') + '#' + sliver.id }, sliver.slice_name || sliver.id)),
+				E('a', { 'data-key': sliver.id, 'href': L.url('admin/confine/slivers') + '#' + sliver.id }, sliver.slice_name || sliver.id)),
 			E('td', { 'class': 'td', 'data-title': _('State') }, node.stateWords(sliver)),
 			E('td', { 'class': 'td', 'data-title': _('Memory') },
 				node.bar(_('Memory'), node.mib(usage.memory_bytes), limits.memory_mib, 'MiB')),
@@ -89,8 +89,8 @@ return view.extend({
 	},
 
 	render: function(doc) {
-		const place = E('div', { 'id': 'confine-overview', 'aria-live': 'polite' }, this.show(doc));
-		poll.add(() => this.load().then(now => node.fill(place, this.show(now))), SECONDS);
+		const place = E('div', { 'id': 'confine-overview' }, this.show(doc));
+		poll.add(() => this.load().then(now => node.renew(place, this.show(now))), SECONDS);
 		return E([], [ E('h2', {}, _('What this node lends to whom')), place ]);
 	},
 

@@ -66,7 +66,7 @@ function actions(doc) {
 	const known = doc.running || doc.confirmed, other = both(doc)[known === 'a' ? 'b' : 'a'] || {};
 	const there = known && other.whole, back = doc.running && there && !trial && ![ null, 'never' ].includes(other.starts);
 	const press = (label, kind, method, able, given, text) => E('button', {
-		'class': 'btn cbi-button cbi-button-' + kind, 'disabled': able ? null : '',
+		'class': 'btn cbi-button cbi-button-' + kind, 'data-key': method, 'disabled': able ? null : '',
 		'click': text ? () => sure(label, text, method, given) : ui.createHandlerFn(node, 'act', method, given)
 	}, label);
 	return E('p', {}, [
@@ -111,7 +111,7 @@ return view.extend({
 			return E('div', { 'class': 'alert-message danger', 'role': 'alert' }, found.message);
 		const doc = found[0];
 		return E('div', {}, [
-			E('p', { 'id': 'confine-upgrade-state' }, [ E('strong', {}, stateWords(doc)), ' ', doc.state === 'unavailable' ? doc.reason : '' ]),
+			E('p', { 'id': 'confine-upgrade-state', 'aria-live': 'polite' }, [ E('strong', {}, stateWords(doc)), ' ', doc.state === 'unavailable' ? doc.reason : '' ]),
 			progress(doc),
 			doc.state === 'unavailable' ? E([]) : E([], [ slots(doc), offered(doc), actions(doc) ]),
 			node.errors((doc.problems || []).map(text => ({ message: text }))),
@@ -120,8 +120,9 @@ return view.extend({
 	},
 
 	render: function(found) {
-		const place = E('div', { 'id': 'confine-upgrade', 'aria-live': 'polite' }, this.show(found));
-		poll.add(() => this.load().then(now => node.fill(place, this.show(now))), SECONDS);
+		const place = E('div', { 'id': 'confine-upgrade' }, this.show(found));
+		node.again = () => this.load().then(now => node.renew(place, this.show(now)));
+		poll.add(node.again, SECONDS);
 		return E([], [ E('h2', {}, _('Upgrade')), place ]);
 	},
 
