@@ -49,6 +49,7 @@ config interface 'lan'
 START_S = 300.0
 SHELL_S = 90.0
 AGENT_S = 120.0
+SERVICE_S = 60.0
 SUITE_S = 6 * 3600
 # Two cards, as OpenWrt's own defaults have it: eth0 is the LAN, eth1 the way out.
 HARDWARE = Hardware(memory_mib=768, uplink="user,net=192.168.1.0/24,host=192.168.1.2", netdevs=("user",))
@@ -197,13 +198,18 @@ def make_disk(kernel: str, root: str, initrd: str | None, directory: str, networ
     return disk
 
 
-def judged(check: Check, console: Console) -> Outcome:
-    """One check on a console."""
+def judged(check: Check, console: Console, patience: float = SERVICE_S) -> Outcome:
+    """One check on a console. patience: seconds, since what an init script has started may still be coming up."""
     if check.needs and not console.run(f"command -v {check.needs} || ls /sbin/{check.needs} 2>/dev/null"):
         return Outcome(check.name, "could not", f"the image has no {check.needs}")
-    said = console.run(f"{{ {check.line}; }} 2>&1")
-    if re.search(check.wanted, said, re.MULTILINE):
-        return Outcome(check.name, "ok")
+    deadline = time.monotonic() + patience
+    while True:
+        said = console.run(f"{{ {check.line}; }} 2>&1")
+        if re.search(check.wanted, said, re.MULTILINE):
+            return Outcome(check.name, "ok")
+        if time.monotonic() > deadline:
+            break
+        time.sleep(1)
     return Outcome(check.name, "failed", f"{check.line}: {' '.join(said.split())[:160] or 'nothing'}")
 
 
@@ -225,10 +231,9 @@ def check_console(disk: str, directory: str, only: str) -> tuple[list[Outcome], 
 
 
 def _settled(console: Console) -> bool:
-    """Have all init scripts run? OpenWrt's script `done` removes the configuration that was laid in, and procd says so;
-    elsewhere none of them is there any more."""
+    """Have all init scripts run? procd says so in the log; elsewhere none of them is there any more."""
     if console.run("ls /sbin/procd 2>/dev/null"):
-        return bool(console.run("ls /sysupgrade.tgz >/dev/null 2>&1 || echo gone; logread | grep 'init complete'"))
+        return bool(console.run("{ dmesg; logread; } 2>/dev/null | grep -F -e '- init complete -'"))
     return console.run("ps | grep -c '[r]cS S boot'") == "0"
 
 
