@@ -101,7 +101,7 @@ def _make(
         say("note: " + line)
     packages = sdk.build(trees["sdk"], repository, order.luci, runner, say)
     files = _files(order, out)
-    names = sdk.names(repository)
+    names = sdk.names(repository) + sdk.translations(packages)
     built = imagebuilder.build(trees["imagebuilder"], order.board, names, packages, files, out, runner, say)
     shutil.rmtree(files)
     os.mkdir(os.path.join(out, "packages"))

@@ -6,6 +6,7 @@ them. LuCI's feed is needed for its makefile and for the tool that packs transla
 
 import glob
 import os
+import re
 import shutil
 
 from firmware.openwrt.download import Say
@@ -15,6 +16,8 @@ from firmware.openwrt.run import Runner
 FEED = "confine"
 PACKAGES = ("confine-node", "confine-upgrade", "luci-app-confine", "confine")
 _SUFFIXES = (".apk", ".ipk")
+# luci-i18n-confine-ca-0.1.0-r1.apk, luci-i18n-confine-ca_0.1.0-r1_all.ipk: LuCI's makefile names them.
+_TRANSLATION = re.compile(r"luci-i18n-confine-([a-z]+(?:-[a-z]+)*)[-_]\d")
 _SECRET = "private-key.pem"  # the names of OpenWrt's rules.mk
 
 
@@ -60,6 +63,14 @@ def _make_key(sdk: str, runner: Runner) -> None:
 def names(repository: str) -> list[str]:
     """The packages that belong into an image, as far as the repository has them."""
     return [name for name in PACKAGES if os.path.exists(os.path.join(repository, "package", name, "Makefile"))]
+
+
+def translations(packages: list[str]) -> list[str]:
+    """What an image needs beside `names` for the pages in the languages that `packages` (paths) have: those packages,
+    and LuCI's own words in the same languages."""
+    found = [_TRANSLATION.match(os.path.basename(path)) for path in packages]
+    languages = sorted(match[1] for match in found if match)
+    return [f"luci-i18n-{part}-{language}" for language in languages for part in ("base", "confine")]
 
 
 def _made(sdk: str) -> list[str]:

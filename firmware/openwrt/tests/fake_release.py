@@ -37,6 +37,8 @@ package/%/compile:
 \t@grep -qx "$*" package/feeds/installed || test "$*" = luci-base/host
 \tmkdir -p bin/packages/all/confine
 \ttest "$*" = luci-base/host || cp "$(FEED)/$*/Makefile" "bin/packages/all/confine/$*-0.1.0-r1.apk"
+\ttest "$*" != luci-app-confine || for l in $$(sed -n s/^CONFIG_LUCI_LANG_//p .config); do \
+\t\techo words >bin/packages/all/confine/luci-i18n-confine-$${l%=m}-0.1.0-r1.apk; done
 """
 BUILDER_MAKEFILE = """
 NAME = $(BIN_DIR)/openwrt-25.12.2-x86-64-generic

@@ -22,6 +22,8 @@ from upgrade.bundle import draft
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SECRET = b"-----BEGIN a key that nobody else may have-----"
+# The pages' translations, with LuCI's own words in the same languages.
+LANGUAGES = ["luci-i18n-base-ca", "luci-i18n-confine-ca", "luci-i18n-base-es", "luci-i18n-confine-es"]
 BOARD = """
 name = "box"
 title = "A box"
@@ -49,6 +51,9 @@ def world(tmp_path_factory):
     for name in ("confine-node", "luci-app-confine", "confine"):
         (repository / "package" / name).mkdir(parents=True)
         (repository / "package" / name / "Makefile").write_text(f"# {name}\n")
+    for language in ("templates", "es", "ca"):
+        (repository / "package/luci-app-confine/po" / language).mkdir(parents=True)
+        (repository / "package/luci-app-confine/po" / language / "confine.po").write_text("# words\n")
     run = ["git", "-c", "user.name=x", "-c", "user.email=x@example.net", "-C", str(repository)]
     subprocess.run([*run[:5], "init", "-q", str(repository)], check=True)
     subprocess.run([*run, "add", "package"], check=True)
@@ -117,7 +122,9 @@ def test_the_disk_starts_slot_a_and_has_kernel_and_root_where_the_node_finds_the
 def test_the_root_has_the_packages_the_board_asks_for_and_knows_its_board_and_keyring(made, tmp_path):
     root = str(tmp_path / "root")
     subprocess.run(["unsquashfs", "-q", "-n", "-d", root, os.path.join(made, "root.squashfs")], check=True)
-    assert read(root, "packages") == b"luci confine-node luci-app-confine confine kmod-one -kmod-two\n"
+    assert read(root, "packages").decode().split() == [
+        "luci", "confine-node", "luci-app-confine", "confine", *LANGUAGES, "kmod-one", "-kmod-two"
+    ]  # fmt: skip
     assert read(root, "usr/lib/confine/share/board") == b"box\n"
     assert keyring.load(os.path.join(root, "usr/lib/confine/share/upgrade-keyring.json"))["serial"] == 1
     assert os.access(os.path.join(root, "etc/init.d/confine-data"), os.X_OK)
@@ -166,7 +173,7 @@ def test_the_list_of_software_is_spdx_with_every_package_of_the_root(made):
         doc = json.load(file)
     assert doc["spdxVersion"] == "SPDX-2.3"
     assert {package["name"] for package in doc["packages"]} == {
-        "confine-box", "base-files", "luci", "confine-node", "luci-app-confine", "confine", "kmod-one"
+        "confine-box", "base-files", "luci", "confine-node", "luci-app-confine", "confine", *LANGUAGES, "kmod-one"
     }  # fmt: skip
     known = {"SPDXRef-DOCUMENT", *(one["SPDXID"] for one in doc["packages"] + doc["files"])}
     for relation in doc["relationships"]:
