@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confine import evidence, stop, verbs
+from confine.bus import jobs, rules
 from confine.bus import main as bus
-from confine.bus import rules
 from confine.control import ControlServer
 from confine.errors import ConfineError
 from confine.paths import Paths
@@ -20,6 +20,13 @@ def status(**changes):
     sliver = {"id": "5@1", "name": "000000000005_0001", "state": "started", "errors": []}
     doc = {"node": {"id": 1, "state": "production", "message": ""}, "registry": {"error": None}, "slivers": [sliver]}
     return {**doc, **changes}
+
+
+def told(offer, name, data):
+    """The answer of a method, asked again while it is pending."""
+    while (answer := offer.answer(rules.methods()[name], data)) == {"ok": True, "result": jobs.PENDING}:
+        pass
+    return answer
 
 
 def echo_command(script):
@@ -80,8 +87,8 @@ def test_without_a_daemon_the_answer_says_so_and_what_to_do(tmp_path):
 
 
 def test_what_a_command_says_is_the_result_and_its_failure_the_error(tmp_path):
-    paths, check = Paths(run=str(tmp_path)), rules.methods()["check"]
-    good = bus.Offer(paths, echo_command("print(json.dumps(words))")).answer(check, {})
+    paths = Paths(run=str(tmp_path))
+    good = told(bus.Offer(paths, echo_command("print(json.dumps(words))")), "check", {})
     assert good == {"ok": True, "result": ["check", "--json"]}
     pause = rules.methods()["pause"]
     bad = bus.Offer(paths, echo_command("sys.exit('confine: no such sliver')"))
@@ -93,11 +100,54 @@ def test_a_secret_reaches_the_command_on_its_standard_input_where_no_list_of_pro
     assert rules.signature(setup, web=False)["publish"] == "STRING"
     script = "print(json.dumps([words, sys.stdin.read()]))"
     offer = bus.Offer(Paths(run=str(tmp_path)), echo_command(script))
-    said = offer.answer(setup, {"publish": "0123abcd", "node": "0001", "check": False})
+    said = told(offer, "setup", {"publish": "0123abcd", "node": "0001", "check": False})
     assert said == {"ok": True, "result": [["setup", "--json", "--node=0001", "--publish"], "0123abcd"]}
-    assert offer.answer(setup, {"node": "0001", "publish": ""})["result"][1] == ""
+    assert told(offer, "setup", {"node": "0001", "publish": ""})["result"][1] == ""
     refused = offer.answer(setup, {"publish": "x" * 600})
     assert refused["ok"] is False and "xxx" not in refused["error"]
+
+
+def test_what_takes_longer_than_a_call_goes_on_and_is_told_to_whom_asks_again(tmp_path, monkeypatch):
+    go, began = tmp_path / "go", tmp_path / "began"
+    script = f"""
+import os, time
+open({str(began)!r}, 'a').write('once ')
+while not os.path.exists({str(go)!r}):
+    time.sleep(0.05)
+print(json.dumps([words, sys.stdin.read()]))"""
+    offer, keys = bus.Offer(Paths(run=str(tmp_path)), echo_command(script)), {"node": "0001", "publish": "secret"}
+    monkeypatch.setattr(jobs, "WAIT_S", 0.0)
+    for _ in range(3):
+        assert offer.answer(rules.methods()["setup"], keys) == {"ok": True, "result": jobs.PENDING}
+    other = offer.answer(rules.methods()["setup"], {"node": "0002"})
+    assert other["ok"] is False and "under way" in other["error"] and "secret" not in other["error"]
+    go.touch()
+    assert told(offer, "setup", keys)["result"] == [["setup", "--json", "--node=0001", "--publish"], "secret"]
+    assert began.read_text() == "once "
+    told(offer, "setup", keys)
+    assert began.read_text() == "once once "
+
+
+def test_an_answer_that_nobody_fetched_is_not_given_to_whom_asks_later(tmp_path, monkeypatch):
+    began = tmp_path / "began"
+    go = tmp_path / "go"
+    wait = f"import os\nwhile not os.path.exists({str(go)!r}): pass\n"
+    script = wait + f"open({str(began)!r}, 'a').write('x'); print('[]')"
+    offer = bus.Offer(Paths(run=str(tmp_path)), echo_command(script))
+    monkeypatch.setattr(jobs, "WAIT_S", 0.0)
+    offer.answer(rules.methods()["setup"], {"node": "0001"})
+    go.touch()
+    (job,) = offer._jobs._running.values()
+    while not job.is_over():
+        pass
+    job.asked -= jobs.FORGET_S + 1
+    assert told(offer, "setup", {"node": "0001"})["result"] == []
+    assert began.read_text() == "xx"
+
+
+def test_a_command_that_breaks_says_so_when_it_is_asked_again(tmp_path):
+    offer = bus.Offer(Paths(run=str(tmp_path)), echo_command("sys.exit('confine: no space left')"))
+    assert told(offer, "setup", {"node": "0001", "publish": "x"}) == {"ok": False, "error": "no space left"}
 
 
 WORD = st.text(max_size=5)
@@ -154,7 +204,7 @@ def test_while_the_daemon_is_busy_the_caller_is_told_and_the_daemon_goes_on(tmp_
 
 def test_an_answer_too_large_for_the_bus_is_refused_in_words(tmp_path):
     script = f"print(json.dumps('x' * {bus.ANSWER_LIMIT}))"
-    answer = bus.Offer(Paths(run=str(tmp_path)), echo_command(script)).answer(rules.methods()["check"], {})
+    answer = told(bus.Offer(Paths(run=str(tmp_path)), echo_command(script)), "check", {})
     assert answer["ok"] is False
     assert "more than ubus carries" in answer["error"]
 
@@ -215,8 +265,8 @@ def test_both_objects_answer_alike(tmp_path):
     bus.add(fake, bus.Offer(Paths(run=str(tmp_path)), echo_command("print(json.dumps(words))")))
     assert set(fake.added) == {"confine", "confine.web"}
     for methods in fake.added.values():
-        methods["check"]["method"](request, {})
-        assert json.loads(json.dumps(request.answer))["result"] == ["check", "--json"]
+        methods["stop_show"]["method"](request, {"sliver": ""})
+        assert json.loads(json.dumps(request.answer))["result"] == ["stop-show", "--json"]
         assert methods["pause"]["signature"]["sliver"] == "s"
 
 

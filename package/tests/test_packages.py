@@ -3,6 +3,7 @@ build (buildroot/), and what is in them put to use."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from confine import __version__
+from confine.bus import rules
 
 pytestmark = pytest.mark.slow
 
@@ -170,3 +172,15 @@ def test_a_package_has_a_test_that_is_run_after_it_was_installed(package: str) -
     path = ROOT / "package" / package / "test.sh"
     subprocess.run(["sh", "-n", path], check=True)
     assert os.access(path, os.X_OK)
+
+
+def test_who_may_only_read_can_change_nothing_and_every_page_finds_its_methods_granted():
+    app = ROOT / "package/luci-app-confine"
+    acl = json.loads((app / "root/usr/share/rpcd/acl.d/luci-app-confine.json").read_text())["luci-app-confine"]
+    reading, writing = (set(acl[part]["ubus"]["confine.web"]) for part in ("read", "write"))
+    methods = rules.methods()
+    changing = {name for name in reading if methods[name].verb.changes} - {"upgrade_status", "upgrade_history"}
+    assert (changing, reading & writing, (reading | writing) - set(methods)) == (set(), set(), set())
+    asked = (app / "htdocs/luci-static/resources/confine/node.js").read_text()
+    table = asked[asked.index("const METHODS") : asked.index("};")]
+    assert set(re.findall(r"^\t(\w+):", table, re.MULTILINE)) <= reading | writing

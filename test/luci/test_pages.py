@@ -147,6 +147,19 @@ def test_the_nodes_keys_are_shown_as_they_are_to_be_entered(page, bridge):
     expect(page.locator("#confine-found pre")).to_have_text(pem)
 
 
+def test_what_takes_the_node_long_is_asked_for_again_until_it_is_there(page, bridge):
+    found = [{"what": "overlay key", "state": "ok", "said": "\nthe key\n", "todo": ""}]
+    asked = []
+    bridge.objects["confine.web"]["setup"] = lambda data: (
+        asked.append(data), answer(found if len(asked) == 3 else {"pending": True})(data)
+    )[1]  # fmt: skip
+    open_page(page, bridge.url, "join")
+    page.get_by_role("button", name="Show the node’s keys").click()
+    expect(page.locator("#confine-found pre")).to_have_text("the key", timeout=60_000)
+    assert asked == [asked[0]] * 3
+    assert asked[0]["show"] is True
+
+
 def test_two_browsers_at_once_neither_undo_each_other_nor_hide_what_happened(chromium, bridge):
     stored = {"policy": {"slice_share": "50", "disk_reserve": "128"}, "sliver": {}, "node": {}}
     paused = []

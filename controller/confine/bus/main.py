@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from confine.bus import rules
+from confine.bus import jobs, rules
 from confine.control import ask
 from confine.errors import ConfineError
 from confine.paths import Paths
@@ -34,6 +34,7 @@ class Offer:
     def __init__(self, paths: Paths, command: "list[str]") -> None:
         self._paths = paths
         self._command = command
+        self._jobs = jobs.Jobs()
 
     def answer(self, method: rules.Method, data: "dict[str, Any]") -> "dict[str, Any]":
         """{"ok": true, "result": ...} or {"ok": false, "error": what is wrong}, always one of them."""
@@ -56,6 +57,8 @@ class Offer:
         environment = {**os.environ, "CONFINE_RUN": self._paths.run}
         if method.background:
             return self._begin(words, environment)
+        if method.slow:
+            return self._ask(method, args, words, environment)
         try:
             done = subprocess.run(
                 [*self._command, *words], input=rules.secret(method, args).encode(), capture_output=True,
@@ -63,15 +66,12 @@ class Offer:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ConfineError("confine {} did not end within {:.0f} s".format(method.verb.spoken, COMMAND_S))
-        said, wrong = (text.decode("utf-8", "replace").strip() for text in (done.stdout, done.stderr))
-        if "--json" in words:
-            try:
-                return json.loads(said)
-            except ValueError:
-                pass
-        if done.returncode != 0:
-            raise ConfineError("\n".join(part for part in (said, wrong.removeprefix("confine: ")) if part))
-        return {"message": said}
+        return _result(words, done.stdout, done.stderr, done.returncode != 0)
+
+    def _ask(self, method: rules.Method, args: "dict[str, Any]", words: "list[str]", env: "dict[str, str]") -> "Any":
+        """Begin it, or ask what has become of it: PENDING while it goes on."""
+        job = self._jobs.ask(method.verb.name, args, [*self._command, *words], rules.secret(method, args), env)
+        return _result(words, job.out, job.err, True) if job.ended else jobs.PENDING
 
     def _begin(self, words: "list[str]", environment: "dict[str, str]") -> "dict[str, str]":
         """Begin what takes long, in a session of its own. Its end is collected by the loop of ubus."""
@@ -80,6 +80,19 @@ class Offer:
             env=environment, start_new_session=True,
         )  # fmt: skip
         return {"message": "it has begun: the status tells how it goes on"}
+
+
+def _result(words: "list[str]", out: bytes, err: bytes, failed: bool) -> "Any":
+    """What a command said. ConfineError with its words if it failed."""
+    said, wrong = (text.decode("utf-8", "replace").strip() for text in (out, err))
+    if "--json" in words:
+        try:
+            return json.loads(said)
+        except ValueError:
+            pass
+    if failed:
+        raise ConfineError("\n".join(part for part in (said, wrong.removeprefix("confine: ")) if part))
+    return {"message": said}
 
 
 class Watch:

@@ -22,6 +22,7 @@ NOT_OFFERED = ("exec", "console", "completion")
 STREAMED = ("follow", "watch")
 ACTION = "action"  # the argument that makes several methods of one verb
 BACKGROUND = ("install", "trial", "rollback")
+SLOW = ("setup", "check")  # they make keys, or wait for who does not answer
 STRING, INT32, BOOL, ARRAY = "STRING", "INT32", "BOOL", "ARRAY"
 TYPES = {INT: INT32, SWITCH: BOOL, WORDS: ARRAY}
 
@@ -30,6 +31,7 @@ class Method:
     """A verb, or one action of a verb that has several (`upgrade check`), so that rights can be given for each.
 
     background: it takes longer than a call may; it is begun, and the status tells how it goes on.
+    slow: it may take longer; while it does the result is {"pending": true}, and the same call asks again.
     """
 
     def __init__(self, verb: "Verb", action: "str | None" = None) -> None:
@@ -37,6 +39,7 @@ class Method:
         self.action = action
         self.name = (verb.name + ("_" + action if action else "")).replace("-", "_")
         self.background = action in BACKGROUND
+        self.slow = verb.name in SLOW
 
 
 def methods() -> "dict[str, Method]":

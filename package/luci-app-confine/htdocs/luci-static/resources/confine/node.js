@@ -113,9 +113,12 @@ return baseclass.extend({
 		const known = METHODS[method];
 		const args = Object.keys(known).map(name => (given && given[name] != null) ? given[name] : known[name]);
 		return declare(method).apply(null, args).then(answer => {
-			if (answer.ok)
+			if (!answer.ok)
+				throw new Error(answer.error);
+			if (!answer.result || answer.result.pending !== true)
 				return answer.result;
-			throw new Error(answer.error);
+			/* It takes longer than a call may: the same call again asks what has become of it. */
+			return new Promise(done => window.setTimeout(done, 2000)).then(() => this.ask(method, given));
 		}, problem => {
 			throw new Error(this.unreachable(problem));
 		});
