@@ -99,6 +99,22 @@ def test_who_may_not_change_anything_is_told_so_by_the_node(page, bridge):
     expect(page.get_by_role("alert")).to_contain_text("Access denied")
 
 
+@pytest.mark.parametrize(("name", "button"), [("join", "Join"), ("upgrade", "Check now")])
+def test_whoever_may_only_look_neither_joins_nor_upgrades(page, bridge, name, button):
+    changed = []
+
+    def change(data):
+        changed.append(data)
+        return 0, {"ok": True, "result": []}
+
+    bridge.objects["confine.web"].update(setup=change, upgrade_check=change, upgrade_history=answer([]),
+                                         upgrade_status=answer({"state": "idle", "slots": {}}))  # fmt: skip
+    open_page(page, bridge.url, name, session="viewer")
+    page.get_by_role("button", name=button, exact=True).click()
+    expect(page.get_by_role("alert").filter(has_text="denied")).not_to_have_count(0)
+    assert changed == []
+
+
 def test_everything_on_the_overview_is_shown_with_less_than_60_kib(page, bridge):
     got = []
     page.on("response", lambda response: got.append(response))
@@ -243,6 +259,26 @@ def test_the_dialog_is_reached_and_left_with_the_keyboard(page, bridge):
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert asked == [{"sliver": STATUS["slivers"][0]["id"], "why": "night"}]
+
+
+NAMELESS = """[...document.querySelectorAll('#view input, #view select, #view textarea, #view button, #view a')]
+  .filter(one => one.type !== 'hidden' && !one.textContent.trim() && !one.ariaLabel
+    && !(one.labels && one.labels.length) && !document.getElementById(one.getAttribute('aria-labelledby')))
+  .map(one => one.outerHTML)"""
+UNREACHED = """[...document.querySelectorAll('#view input, #view select, #view textarea, #view button, #view a')]
+  .filter(one => one.tabIndex < 0 || (one.tagName === 'A' && !one.hasAttribute('href'))).map(one => one.outerHTML)"""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_whatever_can_be_used_has_a_name_for_a_screen_reader_and_is_reached_by_the_tab_key(page, bridge, name):
+    slots = {"a": {"whole": True, "version": "1.0"}, "b": {"whole": True, "version": "0.9"}}
+    upgrade = {"state": "trial", "running": "b", "confirmed": "a", "slots": slots, "offered": {"version": "1.1"}}
+    bridge.objects["confine.web"].update(upgrade_status=answer(upgrade), upgrade_history=answer([]))
+    open_page(page, bridge.url, name)
+    expect(page.locator("#view h2")).to_have_count(1)
+    assert page.evaluate(NAMELESS) == []
+    assert page.evaluate(UNREACHED) == []
+    assert page.evaluate("document.querySelectorAll('#view [role=meter]:not([aria-label])').length") == 0
 
 
 @pytest.mark.parametrize("language", ["ca", "es"])
