@@ -14,7 +14,7 @@ PKG_MAINTAINER:=The confine-node developers <dev@example.net>
 PKG_LICENSE:=GPL-3.0-or-later
 PKG_LICENSE_FILES:=
 
-CONFINE_SLIM:=python3 $(CONFINE_SOURCE)/package/slim.py
+CONFINE_SLIM:=PYTHONPATH=$(CONFINE_SOURCE) python3 -B -m package.slim
 
 # $(call confine_init,DIRECTORY,SCRIPT...): init scripts of the repository.
 define confine_init

@@ -16,38 +16,48 @@ TUPLE = "class A(NamedTuple):\n    a: int = 1\n"
 CASES = {
     "docstrings": ('"""A."""\n\ndef f():\n    """B\n    C."""\n    return 1\n', "\n\ndef f():\n\n\n return 1\n"),
     "a body that is only a docstring": ('class A:\n    """An A."""\n', "class A:\n pass\n"),
-    "a module that is only a docstring": ('"""Nothing else."""\n', "\n"),
-    "comments": ("a = 1  # one\n# two\nb = '# three'\n", "a = 1\n\nb = '# three'\n"),
-    "the first line's interpreter stays": ("#!/usr/bin/python3\n# x\na = 1\n", "#!/usr/bin/python3\n\na = 1\n"),
-    "letters of more than one byte": ("a = 'é'  # é\nb = 2  # ü\n", "a = 'é'\nb = 2\n"),
+    "a module that is only a docstring": ('"""Nothing else."""\n', ""),
+    "comments": ("a = 1  # one\n# two\nb = '# three'\n", "a=1\n\nb='# three'\n"),
+    "the first line's interpreter stays": ("#!/usr/bin/python3\n# x\na = 1\n", "#!/usr/bin/python3\n\na=1\n"),
+    "letters of more than one byte": ("a = 'é'  # é\nb = 2  # ü\n", "a='é'\nb=2\n"),
     "annotations": (
         'def f(a: "int", *b: str, c: int = 1) -> "list[int]":\n    d: "int" = a\n    return [d]\n',
-        "def f(a, *b, c = 1):\n d = a\n return [d]\n",
+        "def f(a,*b,c=1):\n d=a\n return[d]\n",
     ),
-    "arguments on lines of their own": ("def f(\n    a: int,  # why\n    b: int,\n) -> int:\n    return a\n",
-                                        "def f(\n a,\n b,\n ):\n return a\n"),
-    "an annotation over several lines stays": ("a: dict[\n    str, int] = {}\n", "a: dict[\n str, int] = {}\n"),
-    "an annotation that makes a name local stays": (LOCAL, LOCAL.replace("    ", " ")),
-    "members of a named tuple stay": (TUPLE, TUPLE.replace("    ", " ")),
+    "an annotation over several lines stays": ("a: dict[\n    str, int] = {}\n", "a:dict[str,int]={}\n"),
+    "an annotation that makes a name local stays": (LOCAL, "def f():\n a:int\n a=1\n"),
+    "members of a named tuple stay": (TUPLE, "class A(NamedTuple):\n a:int=1\n"),
     "members that are only declared": (
         'class A:\n    """An A."""\n\n    a: int\n    b: str = ""\n',
-        'class A:\n\n\n\n b = ""\n',
+        'class A:\n\n\n\n b=""\n',
     ),
-    "members of a class that only declares stay": ("class A:\n    a: int\n", "class A:\n a: int\n"),
+    "members of a class that only declares stay": ("class A:\n    a: int\n", "class A:\n a:int\n"),
     "what is for the type checker": (
         "if TYPE_CHECKING:\n    import a\n\n    # b\n    import c\nelse:\n    d: int = 1\n",
-        "if TYPE_CHECKING:\n pass\n\n\n\nelse:\n d = 1\n",
+        "if TYPE_CHECKING:\n pass\n\n\n\nelse:\n d=1\n",
     ),
-    "strings that are no docstrings": ("a = '''\n# a\n'''  # b\n", "a = '''\n# a\n'''\n"),
-    "depth": (
-        "def f():\n    if a:\n        b = [\n            1,\n        ]\n    # c\n\n    return b\nd = 2\n",
-        "def f():\n if a:\n  b = [\n   1,\n   ]\n\n\n return b\nd = 2\n",
+    "strings that are no docstrings": ("a = '''\n# a\n'''  # b\n", "a='''\n# a\n'''\n"),
+    "depth": ("def f():\n    if a:\n        # c\n        b = 1\n\n    return b\nd = 2\n",
+              "def f():\n if a:\n\n  b=1\n\n return b\nd=2\n"),
+    "a statement of several lines becomes one, the next stays on its line": (
+        "def f(\n    a: int,  # why\n    b: int,\n) -> int:\n    return [\n        a,\n    ]\nc = 1 + \\\n    2\nd\n",
+        "def f(a,b):\n\n\n\n return[a,]\n\n\nc=1+2\n\nd\n",
     ),
-    "statements that go on": ("if a:\n    b = 1 + \\\n        2\n    c\n", "if a:\n b = 1 + \\\n  2\n c\n"),
-    "indentation in strings stays": (
+    "strings of several lines stay, and what follows them": (
         "if a:\n    b = '''\n    c\n      ''' + f'''\n      {d}\n      e'''\n    g\n",
-        "if a:\n b = '''\n    c\n      ''' + f'''\n      {d}\n      e'''\n g\n",
+        "if a:\n b='''\n    c\n      '''+f'''\n      {d}\n      e'''\n g\n",
     ),
+    "what is in an f-string stays": ("a = f'{b + 1:{c}} {d !r} {{ e }}' 'x'\n",
+                                     "a=f'{b + 1:{c}} {d !r} {{ e }}' 'x'\n"),
+    "blanks without which something else would stand there": (
+        "a = not b if 1 else 'c' 'd' in e\nf = 1 .real\ng = '' 'h'\ni = lambda: j\nk = 2 if l else - m\n",
+        "a=not b if 1 else 'c' 'd'in e\nf=1 .real\ng='' 'h'\ni=lambda:j\nk=2 if l else-m\n",
+    ),
+    "the comma that makes a tuple stays, one that says nothing goes": (
+        "a = (b,)\nc = d[e,]\nf = (\n    g,\n    h,\n)\ni = (lambda j, k: 0,)\nl(m,)\n",
+        "a=(b,)\nc=d[e,]\nf=(g,h)\n\n\n\ni=(lambda j,k:0,)\nl(m,)\n",
+    ),
+    "several statements on a line": ("a = 1; b = 2\nif a: b\nelse: c\n", "a=1;b=2\nif a:b\nelse:c\n"),
 }  # fmt: skip
 
 
@@ -85,9 +95,8 @@ def test_a_file_that_would_not_be_the_same_program_stops_the_build(cut, tmp_path
 
 def test_a_source_that_does_not_parse_is_named(tmp_path) -> None:
     (tmp_path / "bad.py").write_text("def f(:\n")
-    tool = os.path.join(ROOT, "package", "slim.py")
-    argv = [sys.executable, tool, str(tmp_path), str(tmp_path / "out")]
-    done = subprocess.run(argv, capture_output=True, text=True)
+    argv = [sys.executable, "-m", "package.slim", str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert "bad.py" in done.stderr
 

@@ -30,7 +30,7 @@ OUTPUT = BUILD / "reference"
 CONTROLLER = PROJECT / "controller/confine"
 PACKAGE = PROJECT / "package/confine-node/files"
 UPGRADE = PROJECT / "upgrade"
-SLIM = PROJECT / "package/slim.py"
+SLIM = [PROJECT / f"package/{name}.py" for name in ("slim", "slim_cuts", "slim_lines")]
 PYTHON_PATH = "usr/lib/python3/dist-packages"
 # As in the OpenWrt package; a link on Python's own path leads there.
 CONTROLLER_PATH = "usr/lib/confine/confine"
@@ -71,7 +71,7 @@ def base_inputs() -> str:
 def image_inputs() -> str:
     """The fingerprint of all of the image's sources."""
     sources = source_files(HERE, PROJECT / "files", PACKAGE, CONTROLLER, UPGRADE)
-    return fingerprint([SLIM, *(path for path in sources if path.suffix != ".md")])
+    return fingerprint([*SLIM, *(path for path in sources if path.suffix != ".md")])
 
 
 def put(content: bytes, destination: Path, mode: int) -> None:
