@@ -36,7 +36,8 @@ def link():
         shown = subprocess.run(["ip", "netns", "exec", space, "cat", "/sys/class/net/eth0/address"],
                                check=True, capture_output=True, text=True)  # fmt: skip
         yield name, shown.stdout.strip()
-    finally:
+    finally:  # the kernel clears a namespace later, and the next test's link has the same name
+        subprocess.run(["ip", "link", "del", name], check=False)
         subprocess.run(["ip", "netns", "del", space], check=False)
 
 
