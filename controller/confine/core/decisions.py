@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ALL = "all"
 MAX_TEXT = 200
 MAX_SLIVERS = 256
+OWNER = "the node's owner"  # who decided, where no mark says more
 PAUSE, STATE, RESET = "pause", "state", "reset"
 # What the override of a state may be: to start is what the registry decides.
 LOWER_TARGETS = (REGISTER, DEPLOY)
@@ -52,9 +53,9 @@ class Mark(Record):
 
 class Decision(Record):
     """All that was decided about one sliver. stop: of the sliver or of all; pause, state: Mark or None; reset: count
-    of resets asked for so far. scope: what `confine release` takes to end the stop."""
+    of resets asked for so far, returned: the Mark of the last. scope: what `confine release` takes to end the stop."""
 
-    FIELDS = ("stop", "scope", "pause", "state", "reset")
+    FIELDS = ("stop", "scope", "pause", "state", "reset", "returned")
 
     def __init__(
         self,
@@ -63,12 +64,14 @@ class Decision(Record):
         pause: "Mark | None" = None,
         state: "Mark | None" = None,
         reset: int = 0,
+        returned: "Mark | None" = None,
     ) -> None:
         self.stop = stop
         self.scope = scope
         self.pause = pause
         self.state = state
         self.reset = reset
+        self.returned = returned
 
     @property
     def quiet(self) -> bool:
@@ -108,6 +111,7 @@ class Decisions:
             own.get(PAUSE),
             own.get(STATE),
             reset.count if reset is not None else 0,
+            reset,
         )
 
     # Changes. Each gives what is to be said of it; ValueError if it cannot be done.
@@ -189,9 +193,6 @@ class Decisions:
         for name, marks in self.slivers.items():
             own[name] = {what: mark.as_doc() for what, mark in marks.items()}
         return {"stops": {scope: mark.as_doc() for scope, mark in self.stops.items()}, "slivers": own}
-
-
-NONE = Decision()
 
 
 def parse(doc: "Any") -> Decisions:

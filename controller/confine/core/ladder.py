@@ -36,7 +36,7 @@ EFFECTS = {
 
 
 class Works:
-    """The steps for one sliver in the making. sliver, booking: what the steps carry from now on."""
+    """The steps for one sliver in the making. sliver, booking, who: what the steps carry from now on."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Works:
         self.name = name
         self.sliver = sliver
         self.booking = booking
+        self.who = ""
         self.steps: "list[Step]" = []
         self.allocated = found.allocation is not None
         self.deployed = found.deployment is not None
@@ -64,7 +65,7 @@ class Works:
 
     def add(self, driver: str, verb: str, why: str) -> None:
         """One more step."""
-        self.steps.append(Step(driver, verb, self.name, why, self.sliver, self.booking))
+        self.steps.append(Step(driver, verb, self.name, why, self.sliver, self.booking, who=self.who))
         for member, value in EFFECTS.get((driver, verb), ()):
             setattr(self, member, value)
 

@@ -360,7 +360,8 @@ class Step(Record):
 
     subject: a sliver's name, or "node". sliver, booking: what the step is about (None for node steps; for the
     removal of a sliver that is no longer asked for, `sliver` is None and `booking` may be). why: one line for
-    a person. target: what the documents say of a part of the node that the step is about, or None.
+    a person. target: what the documents say of a part of the node that the step is about, or None. who: on whose
+    word, if not on that of those who asked for the sliver.
     """
 
     FIELDS = ("driver", "verb", "subject", "why")
@@ -374,6 +375,7 @@ class Step(Record):
         sliver: "SliverTarget | None" = None,
         booking: "Booking | None" = None,
         target: "Any" = None,
+        who: str = "",
     ) -> None:
         self.driver = driver
         self.verb = verb
@@ -382,6 +384,7 @@ class Step(Record):
         self.sliver = sliver
         self.booking = booking
         self.target = target
+        self.who = who
 
 
 class Failure(Record):

@@ -1,6 +1,7 @@
 """What is there of a sliver and must not stay as it is, if the sliver is to go up or stay up. Pure."""
 
 from confine.core.booking import of_allocation
+from confine.core.decisions import OWNER
 from confine.core.reading import text, whole
 from confine.core.sliver_documents import is_unknown
 from confine.core.uris import item
@@ -15,12 +16,13 @@ REGISTERED, ALLOCATED, DEPLOYED, STARTED = range(4)  # how far up a sliver is: i
 
 class Redo:
     """What is there must go down to `level`, registered or allocated, first. fresh: for a new instance, so that past
-    failures do not count."""
+    failures do not count. who: on whose word, if not on that of those who asked for the sliver."""
 
-    def __init__(self, level: int, why: str, fresh: bool) -> None:
+    def __init__(self, level: int, why: str, fresh: bool, who: str = "") -> None:
         self.level = level
         self.why = why
         self.fresh = fresh
+        self.who = who
 
 
 def redo_of(case: "Case") -> "Redo | None":
@@ -29,14 +31,17 @@ def redo_of(case: "Case") -> "Redo | None":
     if sliver is None or is_unknown(sliver):
         return None
     redo = _allocate_anew(case, sliver) or _deploy_anew(case.found, sliver)
-    return redo or _return_to_template(case.found, sliver)
+    return redo or _return_to_template(case, case.found, sliver)
 
 
-def _return_to_template(found: "SliverObserved", sliver: "SliverTarget") -> "Redo | None":
+def _return_to_template(case: "Case", found: "SliverObserved", sliver: "SliverTarget") -> "Redo | None":
     """Once for each reset: what is deployed says how many it has seen, so that none is lost or done twice."""
     if found.deployment is None or (whole(found.deployment, "reset") or 0) == sliver.reset:
         return None
-    return Redo(ALLOCATED, "The node's owner had the sliver returned to its template.", True)
+    mark = case.decision.returned
+    if mark is None:
+        return Redo(ALLOCATED, "The sliver is to be returned to its template.", True, OWNER)
+    return Redo(ALLOCATED, "Returned to its template " + mark.words() + ".", True, mark.who)
 
 
 def _allocate_anew(case: "Case", sliver: "SliverTarget") -> "Redo | None":

@@ -6,6 +6,7 @@ up again as far as sliver, node and failures allow. See states.py for what the s
 
 from confine.core import firewall, interfaces, keys, resources, states, wiring
 from confine.core.booking import of_allocation
+from confine.core.decisions import OWNER
 from confine.core.ladder import Works, as_allocated, with_changes
 from confine.core.model import Problem, SliverObserved
 from confine.core.reading import text, whole
@@ -14,11 +15,12 @@ from confine.core.sliver_documents import is_unknown
 from confine.core.steps import DOWN
 
 STOPPED = "Stopped by the node's owner."
+DAEMON = "the node's daemon"  # who keeps limits, whoever asked for the sliver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confine.core.booking import Ledger
-    from confine.core.decisions import Decisions
+    from confine.core.decisions import Decisions, Mark
     from confine.core.model import Booking, Desired, Failure, Observed, SliverTarget, Step
     from confine.core.settings import Settings
     from confine.core.states import NodeView
@@ -145,6 +147,7 @@ def _stopped(case: Case, works: Works, working: "SliverTarget | None") -> Outcom
     waits = case.waits and case.failure is not None and states.failure_phase(case.failure) == DOWN
     if stop is not None and not waits:
         why = "Stopped " + stop.words() + "."
+        works.who = stop.who
         if stop.kill and (found.running or found.limited):
             works.add("containers", "stop", why)
             works.add("limits", "remove", why)
@@ -215,12 +218,18 @@ def _go(case: Case, works: Works, redo: "Redo | None", working: "SliverTarget | 
         _leave(case, works)
         return
     if case.want == DEPLOYED:
-        works.stop("The sliver is asked to be " + states.STATES[case.want] + ", not to run.")
+        held = _held(case)
+        works.who = held.who if held is not None else ""
+        works.stop(_words(held) or "The sliver is asked to be " + states.STATES[case.want] + ", not to run.")
     if case.found.running and case.found.limits_held is False:
+        works.who = DAEMON
         works.stop("The limits of the running sliver do not hold.")
+    works.who = ""
     held_back = case.round.view.hold or (case.sliver is not None and case.sliver.blocked)
     if redo is not None and not held_back:
+        works.who = redo.who
         _descend(works, redo)
+        works.who = ""
     fresh = redo is not None and redo.fresh
     if not case.round.view.hold and (fresh or not case.waits) and working is not None:
         _climb(case, works, working)
@@ -268,6 +277,7 @@ def _freeze_or_thaw(case: Case, works: Works) -> None:
     if not works.running:
         return
     pause = case.decision.pause
+    works.who = pause.who if pause is not None else OWNER  # whoever ended a pause or stop left no mark but the record
     if pause is not None and not works.frozen:
         works.add("limits", "freeze", "Paused " + pause.words() + ".")
     elif pause is None and works.frozen:
@@ -278,13 +288,27 @@ def _leave(case: Case, works: Works) -> None:
     """Off the node, number and all."""
     if not case.present:
         return
-    why = case.why_gone
+    held = _held(case)
+    works.who = held.who if held is not None else ""
+    why = case.why_gone or _words(held)
     if not why:
         of_node = case.sliver is not None and case.sliver.target != case.target
         why = "The node's state asks for no sliver." if of_node else "The sliver is asked to be registered only."
     works.remove(why)
     if case.booking is not None:
         works.add("journal", "release", why)
+
+
+def _held(case: Case) -> "Mark | None":
+    """The owner's mark, if the sliver is lower for it than it would be."""
+    mark, sliver = case.decision.state, case.sliver
+    if mark is None or sliver is None or mark.target != case.target:
+        return None
+    return mark if states.lower(sliver.target, case.round.view.ceiling) != case.target else None
+
+
+def _words(held: "Mark | None") -> str:
+    return "Held at " + str(held.target) + " " + held.words() + "." if held is not None else ""
 
 
 def _descend(works: Works, redo: Redo) -> None:

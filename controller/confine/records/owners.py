@@ -81,14 +81,15 @@ def step_record(step: "Step", state: "State | None", took_s: float, error: "str 
     found = state or {}
     docs, revisions = found.get("docs") or {}, found.get("revisions") or {}
     target = step.sliver
-    document, who = None, DAEMON
+    document, who = None, step.who or DAEMON
     more: dict[str, Any] = {"ms": round(took_s * 1000)}
     if target is not None:
-        document, who = target.uri, _group_words(target, docs)
+        if not step.who:  # else no document asked for it
+            document, who = target.uri, _group_words(target, docs)
         slice_uri = reference(docs.get(target.uri), "slice", target.uri)[0]
         if slice_uri:
             more["slice"] = {"uri": slice_uri, "revision": revisions.get(slice_uri)}
-    elif found.get("node"):
+    elif found.get("node") and not step.who:
         document = found["node"].get("uri")  # a sliver that is taken down is missing from the node's list
     if step.booking is not None:
         more["nr"] = step.booking.nr

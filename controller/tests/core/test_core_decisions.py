@@ -193,6 +193,42 @@ def test_resume_of_what_is_not_paused_says_so_and_a_stop_outlasts_it() -> None:
     assert "stays stopped" in made.resume(NAME)
 
 
+def steps_of(world: World, wish: Desired) -> "dict[str, tuple[str, str]]":
+    """{verb: (on whose word, why)}"""
+    return {step.verb: (step.who, step.why) for step in world.plan(wish).sliver_steps[NAME]}
+
+
+def test_steps_that_the_owner_decided_are_done_on_the_owners_word_and_for_the_owners_reason() -> None:
+    decided = (("stop", lambda made: made.stop(NAME, mark(kill=True)), "Stopped by ann"),
+               ("freeze", lambda made: made.stop(NAME, mark()), "Stopped by ann"),
+               ("freeze", lambda made: made.pause(NAME, mark()), "Paused by ann"),
+               ("stop", lambda made: made.set_state(NAME, "deploy", mark()), "Held at deploy by ann"),
+               ("release", lambda made: made.set_state(NAME, "register", mark()), "Held at register by ann"),
+               ("undeploy", lambda made: made.reset(NAME, mark()), "Returned to its template by ann"))  # fmt: skip
+    for verb, decide, words in decided:
+        world = at("start")
+        decide(world.decisions)
+        who, why = steps_of(world, one())[verb]
+        assert who == "ann" and why.startswith(words) and "a reason" in why, (verb, who, why)
+
+
+def test_a_sliver_goes_on_after_a_pause_on_the_owners_word_and_up_on_that_of_those_who_asked_for_it() -> None:
+    world = at("start")
+    world.decisions.pause(NAME, mark())
+    world.settle(one())
+    world.decisions.resume(NAME)
+    assert steps_of(world, one())["thaw"][0] == "the node's owner"
+    world.decisions.reset(NAME, mark())
+    assert steps_of(world, one())["start"][0] == ""
+
+
+def test_what_the_registry_asks_is_not_put_down_to_the_owner() -> None:
+    for held, asked, verb in (("deploy", "deploy", "stop"), ("deploy", "register", "release")):
+        world = at("start")
+        world.decisions.set_state(NAME, held, mark())
+        assert steps_of(world, one(target=asked))[verb][0] == "", (held, asked)
+
+
 def test_a_reset_makes_the_sliver_anew_exactly_once() -> None:
     world = at("start")
     world.decisions.reset(NAME, mark())

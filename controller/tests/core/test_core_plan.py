@@ -221,6 +221,7 @@ def test_a_sliver_whose_limits_do_not_hold_is_stopped_first() -> None:
     assert world.state(one(), 5) == "fail_start"
     assert "do not hold" in world.messages(one(), 5)
     assert world.verbs(one(), 5) == "stop dismiss remove apply admit start verify"
+    assert world.plan(one()).sliver_steps[NAME][0].who == "the node's daemon", "nobody asked for that"
     world.failures[NAME] = Failure("limits", "verify", "it is broken", 1, world.now + 10)
     assert world.verbs(one(), 5) == "stop dismiss remove"
     assert world.verbs(one(blocked=True), 5) == "stop dismiss remove"

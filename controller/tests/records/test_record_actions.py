@@ -202,6 +202,13 @@ def test_a_step_names_the_document_its_revision_and_the_group_that_asked():
     assert found["more"] == {"ms": 25, "slice": {"uri": BASE + "slices/5/", "revision": '"s2"'}}
 
 
+def test_a_step_on_the_owners_word_names_the_owner_and_no_document():
+    step = Step("limits", "freeze", NAME, "Paused by ann", target(), who="ann from fd00::2")
+    found = owners.step_record(step, state(), 0)
+    assert (found["who"], found["document"], found["revision"]) == ("ann from fd00::2", None, None)
+    assert found["more"]["slice"]["uri"] == BASE + "slices/5/"
+
+
 def test_a_step_that_failed_says_so_and_a_removal_names_the_nodes_document():
     booking = Booking("5@42", NAME, 1, 50, 100)
     found = owners.step_record(Step("storage", "remove", NAME, "gone", None, booking), state(), 1, "disk is busy")
