@@ -179,12 +179,12 @@ def _size(path: str) -> int:
 
 
 def _check(args: "dict[str, Any]", run: str) -> int:
-    from confine import check, tables
+    from confine import check, check_facts, tables
 
     findings = check.all_findings(run)
     doc = [finding.as_doc() for finding in findings]
     sys.stdout.write(as_json(doc) if args["json"] else tables.check(doc, sys.stdout.isatty()))
-    return 1 if any(finding.state == check.FAIL for finding in findings) else 0
+    return 1 if any(finding.state == check_facts.FAIL for finding in findings) else 0
 
 
 def _trace(args: "dict[str, Any]", run: str) -> int:

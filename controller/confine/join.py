@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from confine.check import FAIL, OK, WARN, Finding
+from confine.check_facts import FAIL, OK, WARN, Finding
 from confine.configuration import read_settings
 from confine.core import joining
 from confine.core.addressing import node_hex

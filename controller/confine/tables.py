@@ -3,6 +3,7 @@
 import time
 
 from confine.core.decisions import spoken
+from confine.core.text import several
 from confine.log import printable
 
 TYPE_CHECKING = False
@@ -257,8 +258,9 @@ def stops(doc: "dict[str, Any]", whole: bool) -> str:
         if found is None:
             lines.append("{}  no evidence: it did not run".format(spoken(name)))
             continue
-        counts = (spoken(name), len(found["processes"]), len(found["connections"]), len(found["console"].splitlines()))
-        lines.append("{}  {} processes, {} connections, {} lines of console".format(*counts))
+        counts = ((len(found["processes"]), "process", "es"), (len(found["connections"]), "connection", "s"),
+                  (len(found["console"].splitlines()), "line", "s"))  # fmt: skip
+        lines.append("{}  {}, {}, {} of console".format(spoken(name), *(several(*count) for count in counts)))
         lines += _evidence(found) if whole else []
     return "\n".join(lines or ["nothing is stopped"]) + "\n"
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from confine import check, stop, tables
-from confine.check import FAIL, OK, WARN, Facts
+from confine import check, check_machine, stop, tables
+from confine.check_facts import FAIL, OK, WARN, Facts
 from confine.core.model import Problem
 from confine.core.settings import Settings
 from confine.errors import RegistryError
@@ -79,7 +79,7 @@ def test_missing_cgroup_controllers_are_named(tmp_path, text, state, words):
 def test_missing_programs_are_named_with_their_packages(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     findings = check.tools(facts(tmp_path))
-    assert "install nftables" in said(findings) and states(findings).count(FAIL) == len(check.NEEDED_TOOLS)
+    assert "install nftables" in said(findings) and states(findings).count(FAIL) == len(check_machine.NEEDED_TOOLS)
     findings = check.nftables(facts(tmp_path))
     assert states(findings) == [FAIL] and "install nftables" in said(findings)
 
@@ -97,7 +97,7 @@ def test_what_people_are_told_to_install_for_slivers_to_start_comes_with_the_pac
     feed = os.path.join(os.path.dirname(__file__), "../../package/confine-node/Makefile")
     with open(feed) as file:
         words = file.read().split()
-    needed = {*check.NEEDED_TOOLS.values(), *check.WANTED_TOOLS.values(), "openssl-util"} - {"nftables"}
+    needed = {*check_machine.NEEDED_TOOLS.values(), *check_machine.WANTED_TOOLS.values(), "openssl-util"} - {"nftables"}
     needed |= {"nftables-json", "kmod-nft-bridge", "kmod-nft-connlimit", "kmod-nft-nat", "kmod-nf-conntrack-netlink"}
     assert sorted(name for name in needed if "+" + name not in words) == []
 

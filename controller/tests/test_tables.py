@@ -107,7 +107,8 @@ def test_evidence_is_shown_without_what_would_confuse_a_terminal():
     stops = {"all": {"who": "ann", "when": "T", "why": "fire", "kill": False}}
     text = tables.stops({"stops": stops, "evidence": {"x": found, "y": None}}, whole=True)
     assert "\x1b" not in text and "\x07" not in text
-    for words in ("all stopped by ann at T: fire (frozen)", "7 D evil", "hello", "rx_bytes=5", "y  no evidence"):
+    for words in ("all stopped by ann at T: fire (frozen)", "7 D evil", "hello", "rx_bytes=5", "y  no evidence",
+                  "x  1 process, 0 connections, 1 line of console"):  # fmt: skip
         assert words in text
     assert tables.stops({"stops": {}, "evidence": {}}, False) == "nothing is stopped\n"
 

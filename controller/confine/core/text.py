@@ -20,6 +20,11 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def several(count: int, word: str, ending: str = "s") -> str:
+    """So many of something: "1 line", "2 lines"."""
+    return str(count) + " " + word + ("" if count == 1 else ending)
+
+
 def distance(one: str, other: str) -> int:
     """How many letters must be changed, added or dropped to get from `one` to `other` (Levenshtein)."""
     row = list(range(len(other) + 1))
