@@ -34,7 +34,7 @@ run: image ## boot a node and watch it bring its slivers up (ONCE=1: end by itse
 	@$(SUDO) $(PYTHON) test/qemu/run.py
 
 test: image build/stamp/browser ## all tests, virtual nodes included (one that fails is run once more, and both are shown)
-	$(TEST) -m "not torture" --reruns 1 -raR --durations=15
+	$(subst env ,env BROWSER=1 ,$(TEST)) -m "not torture" --reruns 1 -raR --durations=15
 
 torture: image ## what takes hours: crash points, power cuts, fuzzing, load (SEED=N repeats a run, ARGS="-k crash" a part)
 	@echo "SEED=$(SEED) repeats this run"

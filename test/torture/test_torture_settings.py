@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from confine.core import settings as table
+from confine.core import unclear
 from confine.drivers import uci
 from confine.errors import SettingsError
 from torture import mutate, seeds
@@ -75,13 +76,17 @@ def some_text(dice: random.Random) -> bytes:
 def named_or_default(raw: "dict[str, Any]", parsed: Any, problems: "list[Any]") -> None:
     """Each option of the table has the value that was written, or its default and a problem that names it."""
     members = [problem.member for problem in problems]
+    said = " ".join(problem.message for problem in problems)
     for section, option, attribute, parser, bounds, default, is_list in table.OPTIONS:
         options = raw.get(section)
         if attribute is None or not isinstance(options, dict) or options.get(".type") != section:
             continue
-        if option in table.WHO and table.NO_SLICE in parsed.accept_slices:
+        if option in unclear.WHO and unclear.NO_SLICE in parsed.accept_slices:
             continue  # who is accepted is unclear: see closed()
-        if option not in options:
+        until = unclear.until(section, option).strip()
+        if until and until in said:
+            assert getattr(parsed, attribute) == unclear.closed(section, option, default), (section, option)
+        elif option not in options:
             assert getattr(parsed, attribute) == (list(default or ()) if is_list else default)
         elif not is_list:
             try:
@@ -104,10 +109,12 @@ def closed(raw: "dict[str, Any]", parsed: Any, problems: "list[Any]") -> None:
         assert parsed.registry_cert is None
         assert not [uri for uri in uris if uri.startswith("https://")]
     assert all(uri.startswith(("https://", "http://", "file:///")) and uri.endswith("/") for uri in uris)
-    unclear = [problem.member for problem in problems if problem.member.startswith("/policy")]
-    assert table.NO_SLICE not in parsed.accept_slices or unclear
-    if any(member == f"/policy/{option}" for member in unclear for option in table.WHO):
-        assert table.NO_SLICE in parsed.accept_slices
+    policy = [problem.member for problem in problems if problem.member.startswith("/policy")]
+    assert unclear.NO_SLICE not in parsed.accept_slices or policy
+    if any(member == f"/policy/{option}" for member in policy for option in unclear.WHO):
+        assert unclear.NO_SLICE in parsed.accept_slices
+    if any(problem.member in ("/api/enabled", "/api") for problem in problems):
+        assert parsed.api_enabled is False
     assert parsed.node_id is None or 1 <= parsed.node_id <= 0xFFF0
     assert parsed.data_dir.startswith("/") and ".." not in parsed.data_dir.split("/")
 

@@ -31,13 +31,13 @@ from confine.core.option_values import (
 )
 from confine.core.record import Record
 from confine.core.text import nearest, shown
+from confine.core.unclear import close, closed, fail_closed, until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 MAX_LIST = 64
-EVERYTHING = ("0.0.0.0/0", "::/0")
 MAX_TEXT = 512
 MAX_MIB = 1 << 30
 
@@ -273,10 +273,9 @@ def _parse_list(row: "tuple[Any, ...]", value: object, problems: "list[Problem]"
     words = _as_list(value)
     member = _pointer(section, option)
     if words is None:
-        problems.append(
-            Problem(member, shown(value) + " is not a list of at most " + str(MAX_LIST) + " words; ignored.")
-        )
-        return []
+        said = shown(value) + " is not a list of at most " + str(MAX_LIST) + " words; ignored."
+        problems.append(Problem(member, said + until(section, option)))
+        return closed(section, option, [])  # type: ignore[no-any-return]
     parsed = []
     for word in words:
         try:
@@ -286,6 +285,9 @@ def _parse_list(row: "tuple[Any, ...]", value: object, problems: "list[Problem]"
             continue
         if entry not in parsed:
             parsed.append(entry)
+    if words and not parsed and until(section, option):
+        problems.append(Problem(member, "No entry can be used." + until(section, option)))
+        return closed(section, option, [])  # type: ignore[no-any-return]
     return parsed
 
 
@@ -299,13 +301,13 @@ def _parse_option(row: "tuple[Any, ...]", value: object, problems: "list[Problem
             raise ValueError("must be one text of at most " + str(MAX_TEXT) + " characters")
         return parser(value.strip(), bounds)
     except ValueError as error:
-        stands = "it stays unset" if default is None else "the default " + str(default) + " is used"
-        problems.append(Problem(_pointer(section, option), shown(value) + ": " + str(error) + "; " + stands + "."))
-        return default
+        stands = "; it stays unset." if default is None else "; the default " + str(default) + " is used."
+        stands = "." + until(section, option) if until(section, option) else stands
+        problems.append(Problem(_pointer(section, option), shown(value) + ": " + str(error) + stands))
+        return closed(section, option, default)
 
 
-def _unknown(word: str, choices: "list[str]") -> str:
-    meant = nearest(word, choices)
+def _unknown(meant: "str | None") -> str:
     return "is not known and ignored" + (": did you mean '" + meant + "'?" if meant else ".")
 
 
@@ -316,7 +318,9 @@ def _parse_section(name: str, options: "dict[str, Any]", values: "dict[str, Any]
             continue
         row = rows.get(option)
         if row is None:
-            problems.append(Problem(_pointer(name, option), "This option " + _unknown(option, list(rows))))
+            meant = nearest(option, list(rows))
+            more = close(name, values, meant) if meant and meant not in options else ""
+            problems.append(Problem(_pointer(name, option), "This option " + _unknown(meant) + more))
         elif row[2]:
             values[row[2]] = _parse_option(row, options[option], problems)
 
@@ -331,47 +335,13 @@ def parse(uci: "dict[str, dict[str, Any]]") -> "tuple[Settings, list[Problem]]":
     for name in sorted(str(key) for key in uci):
         options = uci[name]
         if name not in SECTIONS:
-            problems.append(Problem("/" + name, "This section " + _unknown(name, list(SECTIONS))))
+            meant = nearest(name, list(SECTIONS))
+            more = "" if meant in uci else close(meant, values)
+            problems.append(Problem("/" + name, "This section " + _unknown(meant) + more))
         elif not isinstance(options, dict) or options.get(".type", name) != name:
-            problems.append(Problem("/" + name, "This section must read: config " + name + " '" + name + "'; ignored."))
+            said = "This section must read: config " + name + " '" + name + "'; ignored."
+            problems.append(Problem("/" + name, said + close(name, values)))
         else:
             _parse_section(name, options, values, problems)
-    _fail_closed(values, problems)
+    fail_closed(values, problems)
     return Settings(**values), problems
-
-
-def _fail_closed(values: "dict[str, Any]", problems: "list[Problem]") -> None:
-    """Take out what must not be used together: plain http without consent, TLS with a certificate that is unusable.
-    Of what slivers may not reach, nothing is lost because it cannot be read."""
-    certificate_lost = any(problem.member == "/registry/cert" for problem in problems)
-    kept = []
-    for uri in values.get("registry_uris", []):
-        wrong = None
-        if uri.startswith("http://") and not values.get("plain_http", False):
-            wrong = "plain http needs registry.plain_http '1' and is meant for the management overlay alone."
-        elif uri.startswith("https://") and certificate_lost:
-            wrong = "set right registry.cert first."
-        if wrong:
-            problems.append(Problem("/registry/base_uri", uri + " is not used: " + wrong))
-        else:
-            kept.append(uri)
-    values["registry_uris"] = kept
-    if any(problem.member in ("/firewall", "/firewall/exclude") for problem in problems):
-        values["firewall_exclude"] = list(EVERYTHING)
-        problems.append(Problem("/firewall/exclude", "Until it is corrected, slivers reach nothing at all."))
-    _hold_who_is_unclear(values, [problem.member for problem in problems], problems)
-
-
-WHO = ["accept_groups", "accept_slices", "refuse_slices"]
-NO_SLICE = 0
-
-
-def _hold_who_is_unclear(values: "dict[str, Any]", members: "list[str]", problems: "list[Problem]") -> None:
-    """Who is accepted or refused cannot be read in full: nobody comes in by mistake. What is here stays."""
-    unclear = [nearest(member[len("/policy/") :], WHO) for member in members if member.startswith("/policy/")]
-    if "/policy" in members or "refuse_slices" in unclear:
-        values["accept_groups"], values["accept_slices"] = [], [NO_SLICE]
-        problems.append(Problem("/policy", "Until it is corrected, only slivers that are here already may stay."))
-    elif "accept_groups" in unclear or "accept_slices" in unclear:
-        values["accept_slices"] = list(values.get("accept_slices", []))
-        values["accept_slices"].append(NO_SLICE)

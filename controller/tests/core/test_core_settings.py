@@ -57,6 +57,37 @@ def test_without_any_settings_the_defaults_stand_and_no_registry_is_read() -> No
     assert parsed.sync_node_admins is True and parsed.plain_http is False
 
 
+def test_a_slip_of_the_pen_serves_nothing_to_the_world_and_takes_no_network_from_its_owner() -> None:
+    for section, option, value, attribute, closed in (
+        ("api", "enabled", "off!", "api_enabled", False),
+        ("api", "enabled", ["0"], "api_enabled", False),
+        ("api", "enable", "0", "api_enabled", False),
+        ("api", ".type", "apii", "api_enabled", False),
+        ("apii", "enabled", "0", "api_enabled", False),
+        ("api", "listen", "127.0.0.l", "api_listen", ["127.0.0.1"]),
+        ("api", "listen", {}, "api_listen", ["127.0.0.1"]),
+        ("api", "listn", "127.0.0.2", "api_listen", ["127.0.0.1"]),
+        ("network", "manage", "noo", "network_manage", False),
+        ("netwrk", "manage", "0", "network_manage", False),
+    ):
+        parsed, problems = settings.parse(with_option(section, option, value))
+        assert getattr(parsed, attribute) == closed, (section, option, value)
+        assert "Until it is corrected, " in problems[-1].message, (section, option, value)
+
+
+def test_of_several_addresses_to_listen_on_those_that_are_good_count() -> None:
+    parsed, problems = settings.parse(with_option("api", "listen", ["fd00::1", "nonsense"]))
+    assert parsed.api_listen == ["fd00::1"] and [problem.member for problem in problems] == ["/api/listen"]
+
+
+def test_an_unknown_word_beside_the_right_one_closes_nothing() -> None:
+    wrong = with_option("api", "enabled", "1")
+    wrong["api"].update({"enable": "0", "colour": "red", "listen": ""})
+    wrong["apis"] = {}
+    parsed, problems = settings.parse(wrong)
+    assert parsed.api_enabled is True and parsed.api_listen == [] and len(problems) == 3
+
+
 def test_two_settings_do_not_share_their_lists() -> None:
     one, other = settings.Settings(), settings.Settings()
     one.dns.append("192.0.2.1")
