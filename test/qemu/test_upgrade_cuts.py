@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import cuts
 import pytest
+import written
 
 from firmware.image import compose, layout
 from qemu import bundles
@@ -40,7 +41,7 @@ def configuration(path: str, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def recorded(image_files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[cuts.World, str]:
+def recorded(image_files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[written.World, str]:
     """An upgrade of the reference image to another, and the disk before it."""
     work = str(tmp_path_factory.mktemp("cuts"))
     maker = bundles.Maker(os.path.join(work, "bundles"), image_files)
@@ -57,10 +58,10 @@ def recorded(image_files: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     both = []
     for version in ("1.1", "1.2"):
         manifest, files = maker.good(version)
-        both.append((manifest, {name: cuts.contents(path) for name, path in files.items()}))
-    world = cuts.World(partitions, "a", "b", table)
+        both.append((manifest, {name: written.contents(path) for name, path in files.items()}))
+    world = written.World(partitions, "a", "b", table)
     old = configuration(os.path.join(work, "old.tgz"), "not-this-one")
-    cuts.record_upgrade(world, both, (old, given), work)
+    written.record_upgrade(world, both, (old, given), work)
     with open(image, "r+b") as file:
         for part in table:
             if part.name in world.before:
@@ -70,7 +71,7 @@ def recorded(image_files: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     return world, image
 
 
-def chosen(world: cuts.World, count: int) -> Iterator[tuple[cuts.State, str]]:
+def chosen(world: written.World, count: int) -> Iterator[tuple[cuts.State, str]]:
     """`count` disks: spread over the upgrade, and more where it is decided."""
     chance = random.Random(SEED)
     writes = [number for number, event in enumerate(world.events) if event.kind == "write"]
@@ -87,15 +88,15 @@ def chosen(world: cuts.World, count: int) -> Iterator[tuple[cuts.State, str]]:
             yield states[one], where
 
 
-def boot(world: cuts.World, image: str, state: cuts.State, make_node: MakeNode, where: str, work: str) -> str:
+def boot(world: written.World, image: str, state: cuts.State, make_node: MakeNode, where: str, work: str) -> str:
     """Start a node from the disk as the cut left it; which slot it runs. AssertionError if it is not as meant."""
     disk = os.path.join(work, "cut.img")
     subprocess.run(["cp", "--sparse=always", image, disk], check=True)
     starts = {part.name: part.start for part in world.table}
     with open(disk, "r+b") as file:
         for (name, sector), content in state.sectors().items():
-            os.pwrite(file.fileno(), content, starts[name] + sector * cuts.SECTOR)
-    copies = [pointer.parse_block(state.at(("pointer", offset // cuts.SECTOR))) for offset in pointer.COPY_OFFSETS]
+            os.pwrite(file.fileno(), content, starts[name] + sector * written.SECTOR)
+    copies = [pointer.parse_block(state.at(("pointer", offset // written.SECTOR))) for offset in pointer.COPY_OFFSETS]
     slot = copies[0] or copies[1]
     node = make_node(disk)
     try:
@@ -110,7 +111,7 @@ def boot(world: cuts.World, image: str, state: cuts.State, make_node: MakeNode, 
     return str(slot)
 
 
-def boot_all(recorded: tuple[cuts.World, str], make_node: MakeNode, count: int, work: str) -> set[str]:
+def boot_all(recorded: tuple[written.World, str], make_node: MakeNode, count: int, work: str) -> set[str]:
     world, image = recorded
     slots = set()
     for done, (state, where) in enumerate(chosen(world, count)):
@@ -122,7 +123,7 @@ def boot_all(recorded: tuple[cuts.World, str], make_node: MakeNode, count: int, 
 
 @pytest.mark.torture
 def test_after_a_cut_the_node_starts_with_its_configuration(
-    recorded: tuple[cuts.World, str], make_node: MakeNode, tmp_path: object
+    recorded: tuple[written.World, str], make_node: MakeNode, tmp_path: object
 ) -> None:
     assert boot_all(recorded, make_node, BOOTS, str(tmp_path)) == {"a", "b"}
 
@@ -130,6 +131,6 @@ def test_after_a_cut_the_node_starts_with_its_configuration(
 @pytest.mark.torture
 @pytest.mark.timeout(14400)
 def test_after_two_hundred_cuts_the_node_starts_with_its_configuration(
-    recorded: tuple[cuts.World, str], make_node: MakeNode, tmp_path: object
+    recorded: tuple[written.World, str], make_node: MakeNode, tmp_path: object
 ) -> None:
     assert boot_all(recorded, make_node, MANY_BOOTS, str(tmp_path)) == {"a", "b"}

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import subprocess
-import time
 
+import grub_emu
 import pytest
 import slot_world
 
 from upgrade import counter, fat
 
-GRUB_S = 120
 TRIED, MENU = "trying again in 2 s", "Nothing can be started by itself"
 
 
@@ -31,24 +28,7 @@ def said(tmp_path):
             place = boot + fat.find_sector(file.fileno(), "grub/grubenv")
         with open(image, "r+b") as file:
             os.pwrite(file.fileno(), counter.make(starts), place)
-        (tmp_path / "map").write_text(f"(hd0) {image}\n")
-        argv = ["grub-emu", "-m", str(tmp_path / "map"), "-r", "hd0,gpt2", "-d", "/grub"]
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
-        )
-        text, deadline = "", time.monotonic() + GRUB_S
-        try:
-            while not any(end in text for end in ends):
-                assert time.monotonic() < deadline, text
-                if select.select([process.stdout], [], [], 1)[0]:
-                    more = os.read(process.stdout.fileno(), 65536).decode("utf-8", "replace")
-                    assert more, f"GRUB ended: {text!r}"
-                    text += more
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
-        return text
+        return grub_emu.said(grub_emu.disk_map(image), *ends)
 
     return run
 

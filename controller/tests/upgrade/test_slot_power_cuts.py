@@ -11,7 +11,9 @@ import random
 import shutil
 
 import cuts
+import grub_emu
 import pytest
+import written
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)
@@ -26,14 +28,14 @@ COMMUTE = {
 @pytest.fixture(scope="module", params=["a", "b"])
 def world(request, tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("cuts"))
-    return cuts.record(directory, request.param)
+    return written.record(directory, request.param)
 
 
 @pytest.fixture(scope="module")
 def grub(world, tmp_path_factory):
     image = str(tmp_path_factory.mktemp("grub") / "disk.img")
     shutil.copyfile(os.path.join(os.path.dirname(world.directory), "disk.img"), image)
-    return cuts.Grub(world, image)
+    return grub_emu.Grub(world, image)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def explored(world, judge, each):
     seen, total, problems = set(), 0, []
     for state, passed, where in cuts.cuts(world, world.events, random.Random(SEED), each):
         total += 1
-        if state.id in seen and cuts.CONFIRMED not in passed:
+        if state.id in seen and written.CONFIRMED not in passed:
             continue
         seen.add(state.id)
         problem = judge.problem(state, passed)
@@ -89,7 +91,7 @@ def test_without_any_one_flush_a_cut_would_leave_a_node_that_is_not_whole(world,
 
 
 def test_with_two_steps_in_the_other_order_a_cut_would_leave_a_node_that_is_not_whole(world, judge):
-    steps = cuts.units([event for event in world.events if event.where != cuts.READ])  # reading writes nothing
+    steps = written.units([event for event in world.events if event.where != written.READ])  # reading writes nothing
     writing = [number for number, unit in enumerate(steps) if unit[0].kind == "write"]
     swapped = 0
     for first, second in itertools.pairwise(writing):
