@@ -3,10 +3,11 @@
     PYTHONPATH=PROJECT python3 -m package.slim SOURCE TARGET      directories
 
 Flash is scarce there. Left out are docstrings, comments, annotations and what stands below `if TYPE_CHECKING:`
-(slim_cuts.py), and blanks that nothing needs (slim_lines.py). Names stay, and each statement stays on the line it
-began on, so that a traceback from a node is found in the sources of the repository. Nothing that
-runs changes: each file is parsed before and after, and one whose code would not be the same stops the build. Files
-that are no Python are copied as they are; byte code, caches and tests are not copied.
+(slim_cuts.py), and blanks that nothing needs (slim_lines.py); variables of functions get short names (slim_names.py).
+All other names stay, and each statement stays on the line it began on, so that a traceback from a node names file,
+line and function as they are in the repository. Nothing that runs changes: each file is parsed before and after, and
+one whose code would not be the same stops the build. Files that are no Python are copied as they are; byte code, caches
+and tests are not copied.
 
 Needs Python 3.8 and nothing else: OpenWrt's build has one on the host.
 """
@@ -17,8 +18,9 @@ import shutil
 import sys
 import tokenize
 
-from package.slim_cuts import Finder, Plain, without
+from package.slim_cuts import Finder, Plain, alike, without
 from package.slim_lines import tight
+from package.slim_names import same_names, shortened
 
 LEFT_OUT = ("__pycache__", "tests")
 
@@ -32,26 +34,14 @@ def slimmed(text: bytes) -> bytes:
     try:
         finder = Finder(text)
         finder.visit(ast.parse(text))
-        small = tight(without(text, finder.cuts))
-        same = alike(Plain().visit(ast.parse(text)), Plain().visit(ast.parse(small)))
+        lean = tight(without(text, finder.cuts))
+        small = shortened(lean)
+        same = alike(Plain().visit(ast.parse(text)), Plain().visit(ast.parse(lean))) and same_names(lean, small)
     except (SyntaxError, tokenize.TokenError) as error:
         raise SlimError(f"cannot be read as Python {sys.version.split()[0]}: {error}") from error
     if not same:
         raise SlimError("would not be the same program: slim.py takes too much away")
     return small
-
-
-def alike(one: object, other: object) -> bool:
-    """Are two trees the same, each statement on the same line?"""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(alike, one, other))
-    if not isinstance(one, ast.AST) or not isinstance(other, ast.AST):
-        return type(one) is type(other) and one == other
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, (ast.stmt, ast.excepthandler)) and one.lineno != other.lineno:  # type: ignore[attr-defined]
-        return False
-    return all(alike(getattr(one, name, None), getattr(other, name, None)) for name in one._fields)
 
 
 def copy(source: str, target: str) -> None:

@@ -162,3 +162,16 @@ def declared(node: ast.ClassDef) -> "list[ast.stmt]":
 def is_for_checking(node: ast.If) -> bool:
     """Is it `if TYPE_CHECKING:`?"""
     return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def alike(one: object, other: object) -> bool:
+    """Are two trees the same, each statement on the same line?"""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if not isinstance(one, ast.AST) or not isinstance(other, ast.AST):
+        return type(one) is type(other) and one == other
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (ast.stmt, ast.excepthandler)) and one.lineno != other.lineno:  # type: ignore[attr-defined]
+        return False
+    return all(alike(getattr(one, name, None), getattr(other, name, None)) for name in one._fields)

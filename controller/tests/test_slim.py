@@ -60,6 +60,71 @@ CASES = {
     "several statements on a line": ("a = 1; b = 2\nif a: b\nelse: c\n", "a=1;b=2\nif a:b\nelse:c\n"),
 }  # fmt: skip
 
+NAMES = {
+    "variables of functions, those that are used most first": (
+        "def f(some, other):\n    once = some\n    often = once\n    return often + often\n",
+        "def f(some,other):\n b=some\n a=b\n return a+a\n",
+    ),
+    "in loops, with, except and comprehensions": (
+        "def f(some):\n    try:\n        for one in some:\n            with one as two:\n"
+        "                three = [four for four in two]\n"
+        "    except OSError as error:\n        return three, error\n",
+        "def f(some):\n try:\n  for a in some:\n   with a as b:\n    c=[d for d in b]\n"
+        " except OSError as e:\n  return c,e\n",
+    ),
+    "what is nested sees the same": (
+        "def f(some):\n    thing = some\n    def g(other):\n        more = other\n        return more + thing\n"
+        "    return g, lambda last: thing\n",
+        "def f(some):\n a=some\n def g(other):\n  b=other\n  return b+a\n return g,lambda last:a\n",
+    ),
+    "no short name that means something there already": (
+        "def f(b):\n    thing = a, b\n    return thing, lambda c: thing\n",
+        "def f(b):\n d=a,b\n return d,lambda c:d\n",
+    ),
+    "a name that is one of the module in a part of the function stays": (
+        "def f(some):\n    return [thing for thing in some], thing\n",
+        "def f(some):\n return[thing for thing in some],thing\n",
+    ),
+    "names of modules and classes stay, and what functions set of them": (
+        "thing = 1\nclass A:\n    other = 2\n    def f(self):\n        global thing\n        thing = A.other\n",
+        "thing=1\nclass A:\n other=2\n def f(self):\n  global thing\n  thing=A.other\n",
+    ),
+    "imports, functions and what is in f-strings stay": (
+        "def f(some):\n    import abc as thing\n    def other():\n        return 1\n"
+        "    text = 'x'\n    return f'{text}', thing, other\n",
+        "def f(some):\n import abc as thing\n def other():\n  return 1\n text='x'\n return f'{text}',thing,other\n",
+    ),
+    "nothing is renamed beside a class or where variables are asked for by name": (
+        "def f():\n    thing = 1\n    class A:\n        thing = thing\ndef g():\n    thing = 1\n    return locals()\n",
+        "def f():\n thing=1\n class A:\n  thing=thing\ndef g():\n thing=1\n return locals()\n",
+    ),
+    "letters of more than one byte before a name": (
+        "def f():\n    thing = 'é'; return 'ü', thing\n",
+        "def f():\n a='é';return 'ü',a\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variables_that_nobody_outside_can_name_get_short_names(name: str) -> None:
+    before, after = NAMES[name]
+    assert slim.slimmed(before.encode()).decode() == after
+
+
+@pytest.mark.parametrize("before,after", [
+    ("def f(a):\n b = 1\n return a\n", "def f(a):\n b = 1\n return b\n"),
+    ("def f(a):\n b = 1\n return b\n", "def f(a):\n a = 1\n return a\n"),
+    ("def f():\n b = 1\n return a\n", "def f():\n a = 1\n return a\n"),
+    ("def f():\n b = 1\n return a\n", "def f():\n b = 1\n return c\n"),
+    ("def f():\n b = 1\n return lambda a: b\n", "def f():\n a = 1\n return lambda a: a\n"),
+    ("def f():\n b = c = 1\n return b - c\n", "def f():\n a = a = 1\n return a - a\n"),
+    ("def f():\n b = 1\n\n return b\n", "def f():\n b = 1\n return b\n"),
+    ("b = 1\n", "a = 1\n"),
+])  # fmt: skip
+def test_a_name_that_comes_to_mean_something_else_is_noticed(before: str, after: str) -> None:
+    assert slim.same_names(before.encode(), before.encode())
+    assert not slim.same_names(before.encode(), after.encode())
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_leaves_out_what_does_not_run_and_nothing_else(name: str) -> None:
@@ -68,6 +133,7 @@ def test_it_leaves_out_what_does_not_run_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_every_source_of_the_project_is_the_same_program_afterwards(tmp_path) -> None:
     for name in ("controller/confine", "upgrade"):
         slim.copy(os.path.join(ROOT, name), str(tmp_path / name))

@@ -30,7 +30,7 @@ OUTPUT = BUILD / "reference"
 CONTROLLER = PROJECT / "controller/confine"
 PACKAGE = PROJECT / "package/confine-node/files"
 UPGRADE = PROJECT / "upgrade"
-SLIM = [PROJECT / f"package/{name}.py" for name in ("slim", "slim_cuts", "slim_lines")]
+SLIM = [PROJECT / f"package/{name}.py" for name in ("slim", "slim_cuts", "slim_lines", "slim_names")]
 PYTHON_PATH = "usr/lib/python3/dist-packages"
 # As in the OpenWrt package; a link on Python's own path leads there.
 CONTROLLER_PATH = "usr/lib/confine/confine"
