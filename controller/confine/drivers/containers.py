@@ -14,7 +14,7 @@ import time
 
 from confine import durable
 from confine.core import addressing
-from confine.drivers import cgroups, links, lxcconfig, ports
+from confine.drivers import cgroups, links, lxcconfig, ports, syscalls
 from confine.drivers.interfaces import DONE, JOB, Interfaces, command
 from confine.drivers.lxcconfig import CAPABILITIES, Container
 from confine.drivers.ports import silence
@@ -169,6 +169,9 @@ class Containers:
                 file.write(content)
         command = ["lxc-start", "-n", name, "-P", self._lxc, "-o", log, "-l", "ERROR", "-d"]
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        # LXC looks for a name that no interface has: to a process that may load modules the kernel offers one of that
+        # name, by a modprobe each time. LXC's monitor, which stays, has no business with modules either.
+        syscalls.leave_modules_alone()
         try:
             started = subprocess.Popen(
                 command,

@@ -1,6 +1,6 @@
 """System calls that Python's os module does not offer, through ctypes.
 
-Only what the storage drivers need: mount calls (see mounts.py), openat2 and syncfs. ctypes is imported on first
+Only what the drivers need: mount calls (see mounts.py), openat2, syncfs and a prctl. ctypes is imported on first
 use: a daemon that has nothing to mount never pays for it. Every call raises OSError with the kernel's errno.
 """
 
@@ -22,6 +22,9 @@ MOUNT_SETATTR = 442
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
+
+PR_CAPBSET_DROP = 24
+CAP_SYS_MODULE = 16
 
 _libc: "Any" = None
 
@@ -101,3 +104,9 @@ def open_in_root(root: int, path: bytes, flags: int, mode: int = 0) -> int:
         struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS)
     )
     return syscall(OPENAT2, os.fsdecode(path), root, path, how, len(how))
+
+
+def leave_modules_alone() -> None:
+    """What this thread starts from now on cannot load kernel modules (prctl(2), the thread's bounding set). The kernel
+    still loads those it needs by itself. Nothing changes where it is not allowed."""
+    _library().prctl(PR_CAPBSET_DROP, CAP_SYS_MODULE, 0, 0, 0)

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -10,7 +11,7 @@ from confine.core.interfaces import SliverInterface
 from confine.core.model import Booking, Interface, Limits, SliverTarget, Template
 from confine.core.settings import Settings
 from confine.core.wiring import Link
-from confine.drivers import containers, lxcconfig
+from confine.drivers import containers, lxcconfig, syscalls
 from confine.drivers.interfaces import Interfaces
 from confine.drivers.lxcconfig import Container, render
 from confine.errors import StepError
@@ -223,3 +224,23 @@ def test_a_program_that_ends_is_noticed_at_once_and_one_that_does_not_is_killed(
     stuck = subprocess.Popen(["sleep", "60"])
     assert containers.ended(stuck, 0.05) is None
     assert stuck.returncode == -9
+
+
+def test_what_starts_slivers_cannot_load_kernel_modules_and_others_still_can():
+    def bounding():
+        with subprocess.Popen(["cat", "/proc/self/status"], stdout=subprocess.PIPE, text=True) as child:
+            words = dict(line.split(":", 1) for line in child.stdout)
+        return int(words["CapBnd"], 16) >> syscalls.CAP_SYS_MODULE & 1
+
+    if not bounding() or os.geteuid() != 0:
+        pytest.skip("may load no modules itself")
+    found = []
+
+    def starts():
+        syscalls.leave_modules_alone()
+        found.append(bounding())
+
+    thread = threading.Thread(target=starts)
+    thread.start()
+    thread.join()
+    assert (found, bounding()) == ([0], 1)
