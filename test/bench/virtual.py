@@ -66,11 +66,6 @@ class Bench:
             return {}
         return dict(answer["result"])
 
-    def has_read(self) -> bool:
-        """Whether the daemon has read its registry."""
-        status = self.asked("status")
-        return bool(status) and status["registry"]["last_read"] is not None
-
     def has_settled(self) -> bool:
         """Whether the registry was read, the node's network is as asked for, and nothing is planned for the node."""
         status, plan = self.asked("status"), self.asked("plan")
@@ -78,6 +73,13 @@ class Bench:
             return False
         network = (status["node"].get("network") or {}).get("state")
         return status["registry"]["last_read"] is not None and network in ("as asked", "by hand")
+
+    def started(self) -> None:
+        """Start the daemon; comes back when the node has settled for good: a change of its network is no figure."""
+        self.daemon("start")
+        self.node.wait_for("the node has settled", self.has_settled, 120)
+        time.sleep(PLANNED_S)
+        self.node.wait_for("the node has settled for good", self.has_settled, 120)
 
     def daemon(self, action: str) -> None:
         """Start or stop the daemon."""
@@ -163,10 +165,7 @@ def processes(found: dict[str, Any]) -> Figure:
 
 def stop(one: Bench) -> Iterator[Figure]:
     """From the command to the last packet of 64 senders, beside one nft transaction that drops everything."""
-    one.daemon("start")
-    one.node.wait_for("the node has settled", one.has_settled, 120)
-    time.sleep(PLANNED_S)
-    one.node.wait_for("the node has settled for good", one.has_settled, 120)
+    one.started()
     with open(FLOOD) as file:
         one.node.write_file("/tmp/flood_drive.py", file.read())
     say(f"  in the node: {STOPS} stops")
@@ -182,8 +181,7 @@ def stop(one: Bench) -> Iterator[Figure]:
 def row(one: Bench, wanted: set[str]) -> Iterator[Figure]:
     """ROW slivers, and the daemon that has brought them up."""
     bare = one.drive("row")["bare"] if "row" in wanted else None
-    one.daemon("start")
-    one.node.wait_for("the daemon has read the registry", one.has_read, 60)
+    one.started()
     for number in range(1, ROW + 1):
         testbed.put(one.documents, f"slices/{number}", testbed.slice_(number, "start"))
     mine = one.drive("daemon_row")["mine"]
