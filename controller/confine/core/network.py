@@ -9,6 +9,7 @@ All of them are named `confine_...`; no other section is ever written. Which the
                dev_X, direct_X          direct interface X: a VLAN like eth1.40 is made; all are up
     firewall   internal, forward        slivers may go out: what of it they may is for our own tables to say
                overlay, overlay_...     the overlay reaches slivers, API, remote shell and ping; its peers reach tincd
+               local, local_...         remote shell and ping at the node's addresses on br-local
     dhcp       internal                 no addresses are given out on br-confine
 
 Each address has a logical interface of its own: one more address takes an interface down and up, and a bridge without
@@ -17,7 +18,7 @@ any interface on it is made anew (docs/developer/network.md).
 
 from confine.core import addressing, network_zones
 from confine.core.model import Problem
-from confine.core.network_zones import OVERLAY, PREFIX
+from confine.core.network_zones import LOCAL, OVERLAY, PREFIX
 from confine.core.record import Record
 from confine.core.text import is_decimal, only, shown
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     Sections = dict[str, Section]
 
 INTERNAL = "br-confine"
-LOCAL = "br-local"
 PACKAGES = ("network", "firewall", "dhcp")
 BRIDGE, VLAN, OTHER = "bridge", "vlan", "other"  # kinds of devices
 NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
@@ -160,11 +160,14 @@ def management_address(settings: "Settings") -> "str | None":
     return addressing.node_management_ipv6(settings.mgmt_ipv6_prefix48, settings.node_id) + "/64"
 
 
-def build(settings: "Settings", node: "NodeTarget | None", facts: NetworkFacts) -> "NetworkTarget | None":
+def build(
+    settings: "Settings", node: "NodeTarget | None", facts: NetworkFacts, tinc_port: "int | None" = None
+) -> "NetworkTarget | None":
     """What there should be; None: nothing is to be changed, because the owner keeps it by hand, the node does not
     know who it is, or /etc/config/network cannot be read.
 
-    node: None while the registry was never read; then the direct interfaces stay as they are.
+    node: None while the registry was never read; then the direct interfaces stay as they are. tinc_port: where tincd
+    listens, if the settings do not say it and it is not the usual one.
     """
     if not settings.network_manage or settings.node_id is None or "network" not in facts.files or facts.broken:
         return None
@@ -179,7 +182,9 @@ def build(settings: "Settings", node: "NodeTarget | None", facts: NetworkFacts) 
         for index, name in enumerate(node.direct_ifaces):
             _direct(target, name, "/direct_ifaces/" + str(index), facts, reserved)
     if "firewall" in facts.files:
-        target.sections["firewall"] = network_zones.zones(settings)
+        own = [address.partition("/")[0] for device, address in target.expected if address and device == LOCAL]
+        local = own if PREFIX + "local_dev" in target.sections["network"] else None
+        target.sections["firewall"] = network_zones.zones(settings, tinc_port, local)
     if "dhcp" in facts.files:
         nobody = {".type": "dhcp", "interface": PREFIX + "internal", "ignore": "1"}
         target.sections["dhcp"] = {PREFIX + "internal": nobody}

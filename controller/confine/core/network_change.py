@@ -10,7 +10,7 @@ The record lies on disk from before the first file is written until the change i
 start of the node, before its network comes up, an unconfirmed change is undone (undo_network.py).
 """
 
-from confine.core import network
+from confine.core import addressing, network
 from confine.core.model import Problem, Step
 from confine.core.network_zones import PREFIX
 from confine.core.record import Record
@@ -73,10 +73,12 @@ class NetworkPlan(Record):
 
 
 def plan(
-    settings: "Settings", node: "NodeTarget | None", observed: NetworkObserved, failure: "Failure | None", now: float
-) -> NetworkPlan:
-    """What to do about the network now. failure: the last one of a network step that is not overcome."""
-    target = network.build(settings, node, observed.facts)
+    settings: "Settings", node: "NodeTarget | None", observed: NetworkObserved, failure: "Failure | None", now: float,
+    tinc_port: "int | None" = None,
+) -> NetworkPlan:  # fmt: skip
+    """What to do about the network now. failure: the last one of a network step that is not overcome. tinc_port: as
+    `network.build` has it."""
+    target = network.build(settings, node, observed.facts, tinc_port)
     result = NetworkPlan(BY_HAND if target is None else AS_ASKED, target, list(target.problems) if target else [])
     for package in sorted(observed.facts.broken):
         text = observed.facts.broken[package] + ". It is left as it is, and nothing of the network is changed."
@@ -151,6 +153,34 @@ def lost(before: "dict[str, Any]", now: "dict[str, Any]", error: "str | None" = 
         if not any(neighbour[-1] in macs for neighbour in neighbours):
             found.append("no neighbour answers that did, " + str(neighbours[0][1]) + " for one")
     return found
+
+
+def without_overlay(
+    before: "dict[str, Any]", files: "dict[str, Sections]", wanted: "dict[str, Any]", settings: "Settings"
+) -> "dict[str, Any]":
+    """`before` (as `lost` has it) without those whom a change of the node's management address cuts off by itself: with
+    it comes another name in the overlay, which the others do not know before they are told the node's key under that
+    name. Those are the overlay's peers, and a registry with no address outside the management network."""
+    name = PREFIX + "mgmt"
+    section = (wanted.get("network") or {}).get(name)
+    present = files.get("network", {}).get(name)
+    prefix = settings.mgmt_ipv6_prefix48
+    if section is None or present is None or prefix is None or section.get("ip6addr") == present.get("ip6addr"):
+        return before
+    found = dict(before)
+    found["overlay"] = []
+    if all(_within(uri, prefix) for uri in settings.registry_uris):
+        found["registry"] = False
+    return found
+
+
+def _within(uri: str, prefix: str) -> bool:
+    """Whether the address of `uri` is one of the management network's: its first 48 bits are `prefix`."""
+    host = uri.partition("//[")[2].partition("]")[0]
+    try:
+        return addressing.parse_ipv6(host)[:3] == addressing.parse_ipv6(prefix + "::")[:3]
+    except ValueError:
+        return False
 
 
 def listed(differing: "dict[str, dict[str, Any]]") -> str:

@@ -22,6 +22,7 @@ from confine.core import overlay_files as files
 from confine.core.model import Problem, Step
 from confine.core.overlay_documents import BACKEND_TINC, is_name
 from confine.core.record import Record
+from confine.core.text import is_decimal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,10 +189,21 @@ def _put_own(
     before = found.hosts.get(name, "")
     had = files.options(before)
     right = files.value_of(had, "subnet") == subnet and files.key_of(before) == found.key and files.is_whole(before)
-    if right and files.value_of(had, "port") == (str(port) if port is not None else files.value_of(had, "port")):
+    if right and (port is None or files.value_of(had, "port") == str(port)):
         return
     addresses = target.addresses if target is not None else []
-    wanted["hosts/" + name] = files.host(addresses, subnet, rsa.public_pem(found.key), port)
+    wanted["hosts/" + name] = files.host(addresses, subnet, rsa.public_pem(found.key), own_port(found, settings))
+
+
+def own_port(found: OverlayFound, settings: "Settings") -> "int | None":
+    """Where tincd listens, TCP and UDP: by the settings, else by what an image generator or a person wrote into its
+    files. None: nobody says, it is the usual one."""
+    if settings.overlay_port is not None:
+        return settings.overlay_port
+    conf = files.options(found.conf or "")
+    own = found.hosts.get(files.value_of(conf, "name") or "", "")
+    said = files.value_of(files.options(own), "port") or files.value_of(conf, "port") or ""
+    return int(said) if is_decimal(said) and len(said) < 6 and 1 <= int(said) <= 65535 else None
 
 
 def _connect(

@@ -113,7 +113,8 @@ def _plan_network(
     """Comes first: what else there is stands on it. Its faults are shown and hold nothing back by themselves."""
     if observed.network is None:
         return
-    result.network = network_change.plan(settings, desired.node, observed.network, failure, now)
+    port = overlay.own_port(observed.overlay, settings) if observed.overlay is not None else None
+    result.network = network_change.plan(settings, desired.node, observed.network, failure, now, port)
     result.node_steps.extend(result.network.steps)
     result.node_problems.extend(result.network.problems)
     if result.network.overcome:

@@ -16,8 +16,9 @@ import time
 
 from confine import durable
 from confine.core import network, network_change
-from confine.core.network import INTERNAL, LOCAL, Device, NetworkFacts
+from confine.core.network import INTERNAL, Device, NetworkFacts
 from confine.core.network_change import APPLIED, MOST_CUTS, RETRY_S, UNDONE, WRITTEN, NetworkObserved
+from confine.core.network_zones import LOCAL
 from confine.drivers import cgroups, rtnetlink, uci
 from confine.drivers.witnesses import Witnesses, is_up
 from confine.errors import SettingsError, StepError
@@ -117,7 +118,7 @@ class Network:
         wanted: dict[str, Any] = step.target or {}
         files = self._facts().files
         former = self.record() or {}
-        before = self._witnesses.before()
+        before = network_change.without_overlay(self._witnesses.before(), files, wanted, self._settings)
         record = {
             "state": WRITTEN, "boot": boot_id(), "at": time.clock_gettime(time.CLOCK_BOOTTIME), "when": time.time(),
             "wanted": wanted, "previous": network_change.previous(files, wanted), "before": before,

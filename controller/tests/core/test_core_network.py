@@ -252,12 +252,38 @@ def test_another_node_id_changes_the_addresses_that_follow_from_it_and_no_more()
     ]  # fmt: skip
 
 
+def test_no_zone_of_ours_has_the_node_open_ports_by_what_is_written_into_ftp_and_the_like() -> None:
+    target = built(facts(files={"network": {}, "firewall": {}}), local_ifname="eth1")
+    zones = [section for section in target.sections["firewall"].values() if section[".type"] == "zone"]
+    assert [zone["auto_helper"] for zone in zones] == ["0", "0", "0"]
+
+
+def test_the_nodes_addresses_on_its_own_bridge_answer_remote_shell_and_ping_and_nothing_else() -> None:
+    def local(**values: "Any") -> "Any":
+        firewall = built(facts(files={"network": {}, "firewall": {}}), **values).sections["firewall"]
+        return {
+            name[len("confine_local") :]: part for name, part in firewall.items() if name.startswith("confine_local")
+        }
+
+    found = local(local_ifname="eth1")
+    assert sorted(found) == ["", "_in", "_ping"]
+    assert (found[""]["device"], found[""]["input"], found[""]["forward"]) == (["br-local"], "REJECT", "REJECT")
+    assert (found["_in"]["src"], found["_in"]["dest_port"], found["_ping"]["proto"]) == ("confine_local", "22", "icmp")
+    assert found["_in"]["dest_ip"] == [
+        "192.168.241.130", "fdbd:e804:6aa9:1::2", "fdbd:e804:6aa9:2:0:ff:fe00:1", "fd5f:eee5:e6ad:2a::2",
+    ]  # fmt: skip
+    assert local(local_ifname="br-lan") == local() == {}  # the member's zone of that bridge decides
+
+
 def test_peers_of_the_overlay_come_in_at_its_port_from_every_zone_unless_there_is_no_overlay() -> None:
-    def peers(**values: "Any") -> "Any":
-        target = built(facts(files={"network": {}, "firewall": {}}), **values)
+    def peers(port: "int | None" = None, **values: "Any") -> "Any":
+        target = network.build(settings(**values), None, facts(files={"network": {}, "firewall": {}}), port)
+        assert target is not None
         return target.sections["firewall"].get("confine_overlay_peers")
 
     rule = {".type": "rule", "name": "confine: overlay peers", "target": "ACCEPT", "src": "*", "proto": ["tcp", "udp"]}
     assert peers() == dict(rule, dest_port="655")
     assert peers(overlay=True, overlay_port=7000) == dict(rule, dest_port="7000")
+    assert peers(6550) == dict(rule, dest_port="6550")  # as an image generator's files have it
+    assert peers(6550, overlay_port=7000) == dict(rule, dest_port="7000")
     assert peers(overlay=False) is None

@@ -184,3 +184,23 @@ def test_a_neighbour_is_known_again_by_its_hardware_address_alone() -> None:
 def test_where_nobody_answered_before_nothing_can_be_lost() -> None:
     assert network_change.lost(answers(), answers()) == []
     assert network_change.lost({"neighbours": [["eth0", "192.0.2.7"]]}, answers()) == []
+
+
+def test_with_another_management_address_what_only_the_overlay_leads_to_does_not_count() -> None:
+    def change(before: str, after: str) -> "dict[str, Any]":
+        files = {"network": {"confine_mgmt": {"ip6addr": [before]}}}
+        wanted = {"network": {"confine_mgmt": {"ip6addr": [after]}}}
+        return network_change.without_overlay(everybody, files, wanted, node)
+
+    everybody = answers(registry=True, IPv4=True, overlay=[PEER], neighbours=[NEIGHBOUR])
+    node = settings(mgmt_ipv6_prefix48="fd65:fc41:c50f", registry_uris=["http://[fd65:fc41:c50f::1]/api/"])
+    left = change("fd65:fc41:c50f:1::2/64", "fd65:fc41:c50f:9::2/64")
+    assert (left["registry"], left["overlay"]) == (False, [])
+    assert network_change.lost(left, answers()) == ["no default gateway answers by IPv4"]
+    assert network_change.lost(left, answers(IPv4=True)) == []
+    assert change("fd65:fc41:c50f:1::2/64", "fd65:fc41:c50f:1::2/64") == everybody
+    for outside in ("https://registry.example/api/", "https://[2001:db8::1]/api/", "https://192.0.2.1/api/"):
+        node.registry_uris = ["http://[fd65:fc41:c50f::1]/api/", outside]
+        left = change("fd65:fc41:c50f:1::2/64", "fd65:fc41:c50f:9::2/64")
+        assert (left["registry"], left["overlay"]) == (True, [])
+    assert network_change.without_overlay(everybody, {}, {"network": {"confine_mgmt": None}}, node) == everybody

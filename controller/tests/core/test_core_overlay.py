@@ -127,6 +127,23 @@ def test_a_changed_peer_is_a_reload_a_changed_name_a_start() -> None:
     assert verbs(target(docs), found, node_id=43) == ["configure", "start"]
 
 
+def test_the_port_is_that_of_the_settings_else_of_the_files_and_lasts_through_another_id() -> None:
+    docs = [server(2)]
+    found = settled(docs)
+    assert overlay.own_port(found, here()) is None
+    found.conf = (found.conf or "") + "Port = 6000\n"
+    assert overlay.own_port(found, here()) == 6000
+    found.hosts["node_42"] = "Port = 6550\n" + found.hosts["node_42"]
+    assert (overlay.own_port(found, here()), overlay.own_port(found, here(overlay_port=7000))) == (6550, 7000)
+    assert "hosts/node_42" not in overlay.wish(target(docs), found, here()).files  # it is left as it was given
+    renamed = overlay.wish(target(docs), found, here(node_id=43)).files
+    assert "Port = 6550\n" in (renamed["hosts/node_43"] or "")
+    for unusable in ("tinc", "0", "70000", "1234567", ""):
+        found.hosts["node_42"] = "Port = " + unusable + "\n"
+        found.conf = "Name = node_42\n"
+        assert overlay.own_port(found, here()) is None
+
+
 def test_a_cut_between_writing_and_reloading_is_made_up_for() -> None:
     found = settled([server(2), server(5)])
     assert found.loaded is not None
