@@ -185,8 +185,10 @@ def firewall(facts: Facts) -> "list[Finding]":
             Finding(WARN, "firewall", pattern + " is cut off, and nobody decided so", "confine release " + scope)
             for pattern, scope in stop.left_cut(stop.Node(facts.paths)).items()
         ] or [Finding(OK, "firewall", "its tables stand")]
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(doc["since"])) if doc["since"] else "the start"
-    said = "slivers are cut off since {}: {}".format(since, doc["said"] or "its tables are not up yet")
+    said = "its tables are not watched over yet"
+    if doc["since"]:
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(doc["since"]))
+        said = "slivers are cut off since {}: {}".format(since, doc["said"])
     todo = "see confine log, and what else changes nftables on this node"
     return [Finding(FAIL, "firewall", said, todo)]
 

@@ -63,7 +63,8 @@ class Machine:
         self.containers = Containers(paths, settings, self.interfaces)
         self.links = Links(settings)
         self.overlay = Overlay(paths, settings)
-        self.firewall = Firewall(settings, paths.share, self._to_be_silent, wake)
+        last = os.path.join(paths.run, "firewall.nft")
+        self.firewall = Firewall(settings, paths.share, self._to_be_silent, wake, last)
         self._drivers: dict[str, object] = {
             "boot": Boot(),
             "cache": self.cache,

@@ -211,6 +211,33 @@ def test_a_file_with_a_syntax_error_is_kept_reported_and_nothing_is_applied(foll
     assert following.node.read_file("/etc/config/network") == content
 
 
+def test_a_daemon_that_starts_without_settings_guards_the_wall_that_stands(following: Following) -> None:
+    wait_settled(following)
+    node = following.node
+
+    def inits() -> list[Any]:
+        return sorted(one["init_pid"] for one in following.status()["slivers"] if one["init_pid"])
+
+    def listing() -> str:
+        return node.run(["sh", "-c", "nft -s list table inet confine; nft -s list table bridge confine"]).out
+
+    def guarded() -> bool:
+        return following.status().get("firewall") == {"ok": True, "since": None, "said": None}
+
+    before, stood = inits(), listing()
+    node.sh(
+        'echo "config node \'x" >>/etc/config/confine; /etc/init.d/confine restart </dev/null >/dev/null 2>&1',
+        timeout=60,
+    )
+    node.wait_for("the daemon cannot read its settings", lambda: "malformed" in "".join(errors(following)), 120)
+    node.wait_for("it guards what stands", guarded, 60)
+    assert "its tables stand" in node.run(["confine", "check"]).out
+    node.sh("nft flush ruleset")
+    node.wait_for("the tables are back as they stood", lambda: listing() == stood and guarded(), 120)
+    node.wait_for("slivers reach the node", lambda: all_reach_the_node(following), 90)
+    assert inits() == before
+
+
 def test_carrier_lost_and_back_on_the_uplink_leaves_slivers_alone(following: Following) -> None:
     wait_settled(following)
 

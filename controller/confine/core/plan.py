@@ -134,17 +134,17 @@ def _plan_node(
     one that went down, are only taken note of.
 
     Settings without an id are those of a file that says too little, or cannot be read: the bridge stays as it is (the
-    node may be reached by its address), and so does the firewall of slivers that run.
+    node may be reached by its address), and the firewall of slivers is kept as it stands (drivers/firewall.py).
     """
     named = settings.node_id is not None
-    running = any(found.running for found in observed.slivers.values())
     if failure is not None and not states.part_problems(observed, failure):
         result.overcome.append(NODE)
     if failure is None or failure.retry_at <= now:
         if named and not observed.bridge:
             result.node_steps.append(Step("links", "bridge", NODE, "The slivers' bridge is not as it should be."))
-        if (named or not running) and not observed.firewall:
-            result.node_steps.append(Step("firewall", "install", NODE, "The node's nftables tables are not there."))
+        if not observed.firewall:
+            why = "are not there" if named else "are to be watched over"
+            result.node_steps.append(Step("firewall", "install", NODE, "The node's nftables tables " + why + "."))
     node = desired.node
     if node is None or node.boot_sn < 0 or node.boot_sn == boot_sn_done:
         return

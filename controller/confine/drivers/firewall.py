@@ -15,10 +15,12 @@ import struct
 import threading
 import time
 
+from confine import durable
 from confine.api import firewall as api_firewall
 from confine.core import firewall as rules
 from confine.core import interfaces
 from confine.drivers import nft, nft_elements, ports
+from confine.drivers.cgroups import read
 from confine.drivers.guard import Guard
 from confine.errors import StepError
 
@@ -42,7 +44,7 @@ class Firewall:
     """Steps `firewall install`, `admit` and `dismiss`, and the observation whether they are needed.
 
     share: directory of the package's files. cut(): patterns of the interfaces that must be silent. wake(): have the
-    controller look at once.
+    controller look at once. last: file for the rules that were put up last.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class Firewall:
         share: str = "",
         cut: "Callable[[], list[str]]" = list,
         wake: "Callable[[], None]" = lambda: None,
+        last: str = "",
     ) -> None:
         self._settings = settings
         self._share = share
         self._cut = cut
         self._wake = wake
+        self._last = last
         self._lock = threading.RLock()
         self._ports: dict[int, list[Port]] = {}  # by sliver number, as the kernel has them
         self._leases: dict[tuple[str, str], float] = {}  # (port, address): end, monotonic
@@ -64,12 +68,17 @@ class Firewall:
         self._silent: list[str] = []  # patterns found cut off when last compared
         self._stop_changes = -1  # of the guard, when last compared
         self._failed: tuple[float, str] | None = None  # since when the tables cannot be put up, and why
+        self._kept = ""  # the rules that were put up last, where settings do not say which should be
 
     # Steps
 
     def install(self, step: "Step | None") -> None:
         """Put our tables up as they should be, in one transaction. StepError with nft's words; then the rules are as
-        they were, and slivers that were cut off stay so."""
+        they were, and slivers that were cut off stay so.
+
+        Settings that do not say which node this is (a file that cannot be read) do not say what should be, either:
+        where slivers have interfaces, the tables stay as an earlier daemon put them up; without them slivers are cut
+        off."""
         with self._lock:
             guard = self._guarded()
             guard.caught_up()  # what happened before this is mended by this
@@ -77,6 +86,8 @@ class Firewall:
             standing = standing_cuts()
             cuts = [cut_text(self._share, pattern) for pattern in silent if pattern not in standing]
             try:
+                if self._settings.node_id is None and not self._kept and ports.of(None):
+                    self._kept = self._put_up_last(guard)
                 mended = self._transact(guard, self._whole() + "".join(cuts))
             except StepError as error:
                 self._failed = self._failed or (time.time(), str(error))
@@ -86,6 +97,7 @@ class Firewall:
                 only_cut(self._share, silent)
             self._silent, self._stop_changes = silent, guard.changes
             self._standing, self._failed = True, None
+            self._remember()
         guard.reopen(mended, self._has_to_be_silent)
 
     def admit(self, step: "Step") -> None:
@@ -205,7 +217,33 @@ class Firewall:
         now = time.monotonic()
         self._leases = {key: end for key, end in self._leases.items() if end > now + 1}
         leases = [rules.lease_lines(*key, int(end - now)) for key, end in sorted(self._leases.items())]
-        return rules.render(self._settings, every) + "".join(leases) + api_firewall.render(self._settings)
+        return self._rules() + rules.element_lines("add", rules.elements(every)) + "".join(leases)
+
+    def _rules(self) -> str:
+        return self._kept or rules.render(self._settings) + api_firewall.render(self._settings)
+
+    def _remember(self) -> None:
+        """Keep the rules for a daemon whose settings do not say them: newer versions of nft do not read what they list.
+        It is no fault of this step if that cannot be."""
+        if not self._last or self._settings.node_id is None:
+            return
+        text = self._rules().encode()
+        try:
+            if read(self._last) != text.decode().strip():
+                durable.write_atomic(self._last, text)
+        except OSError:
+            pass
+
+    def _put_up_last(self, guard: Guard) -> str:
+        """The rules that an earlier daemon put up, if its tables stand. StepError if not; then slivers are cut off."""
+        try:
+            for family in rules.FAMILIES:
+                nft.run(["-t", "list", "table", family, rules.TABLE])
+            with open(self._last, encoding="ascii") as file:
+                return file.read()
+        except (StepError, OSError, ValueError) as error:
+            guard.shut("its tables do not stand, or it is not known any more how")
+            raise StepError(f"the settings do not say how the firewall should be, and the last one is gone: {error}")
 
     def _become(self, nr: int, after: "list[Port]") -> None:
         with self._lock:

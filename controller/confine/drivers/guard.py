@@ -40,7 +40,8 @@ class Guard:
         self._wake = wake
         self._lock = threading.Lock()
         self._heard = threading.Condition(self._lock)
-        self._down: set[str] = set()
+        # What is down now was taken down by the guard of an earlier daemon, which ended before it could let go.
+        self._down = set(ports.down(ports.of(None)))
         self._socket = nft.listener()
         self._seen = nft.generation()
         self._end, self._end_write = os.pipe2(os.O_CLOEXEC)

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 
+from confine.drivers.cgroups import read
 from confine.drivers.links import PORT_PREFIX
 
 SIOCGIFFLAGS = 0x8913
@@ -63,6 +64,11 @@ def disable(ports: "list[str]") -> None:
 def let_speak(ports: "list[str]") -> "list[str]":
     """Take `ports` up again. Gives those that could not be."""
     return _set(ports, up=True)[0]
+
+
+def down(ports: "list[str]") -> "list[str]":
+    """Those of `ports` that are down."""
+    return [port for port in ports if int(read(os.path.join(NETWORK, port, "flags")) or "1", 16) & IFF_UP == 0]
 
 
 def _set(ports: "list[str]", up: bool) -> "tuple[list[str], list[str]]":

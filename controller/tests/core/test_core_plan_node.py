@@ -100,14 +100,14 @@ def test_a_part_of_the_node_that_cannot_be_put_up_is_tried_again_later() -> None
     assert world.failures == {} and world.state(one(), 5) == "started"
 
 
-def test_settings_that_do_not_say_which_node_this_is_leave_firewall_and_bridge_of_running_slivers_alone() -> None:
+def test_settings_that_do_not_say_which_node_this_is_leave_the_bridge_alone_and_have_the_firewall_watched() -> None:
     world = at("start")
     world.settings.node_id = None
     world.observed.bridge = world.observed.firewall = False  # as other settings find them
     never = Desired(None, [], False, [])
-    assert world.plan(never).node_steps == []
-    world.observed.slivers[NAME].running = False
-    assert [(step.driver, step.verb) for step in world.plan(never).node_steps] == [("firewall", "install")]
+    for running in (True, False):
+        world.observed.slivers[NAME].running = running
+        assert [(step.driver, step.verb) for step in world.plan(never).node_steps] == [("firewall", "install")]
 
 
 def test_the_first_boot_sn_seen_is_only_noted() -> None:

@@ -217,6 +217,73 @@ def test_without_nft_slivers_that_were_cut_off_stay_so_and_it_is_said_since_when
 
 
 @pytest.mark.root
+def test_a_daemon_that_cannot_read_its_settings_keeps_the_tables_as_they_stand():
+    inside("""
+        named = Settings(node_id=0x12, mgmt_ipv6_prefix48="fd65:fc41:c50f", firewall_dns=False)
+        last = "/mnt/firewall.nft"
+        sh("mount -t tmpfs none /mnt")
+        before = firewall.Firewall(named, last=last)
+        before.install(None)
+        before._become(1, [port(1)])
+        before._become(2, [port(2, True)])
+        before.lease("slv-02-00", "192.0.2.9", 3000)
+        before.close()
+
+        def listed():
+            whole = sh("for family in bridge inet; do nft -s list table $family confine; done")
+            lease = [line for line in whole.splitlines() if "192.0.2.9" in line]
+            assert len(lease) == 1 and " timeout " in lease[0]
+            return whole.replace(lease[0], "")
+
+        stood = listed()
+        driver = firewall.Firewall(Settings(), wake=lambda: woken.append(1), last=last)
+        assert not driver.ok()
+        driver.install(None)
+        assert driver.ok() and driver.trouble() is None and listed() == stood and up() == NAMES
+        for harm in ("nft flush ruleset", "nft insert rule inet confine to_node accept"):
+            sh(harm)
+            until("all interfaces are down", lambda: not up())
+            assert not driver.ok()
+            driver.install(None)
+            assert driver.ok() and up() == NAMES and listed() == stood
+        driver._become(1, [])
+        sh("nft flush ruleset")
+        until("all interfaces are down", lambda: not up())
+        driver.install(None)
+        assert "slv-02-00" in listed() and "slv-01-00" not in listed()
+    """)
+
+
+@pytest.mark.root
+def test_without_tables_and_settings_slivers_are_cut_off_until_a_daemon_has_settings():
+    inside("""
+        unnamed = firewall.Firewall(Settings())
+        try:
+            unnamed.install(None)
+            raise SystemExit("it put up something")
+        except StepError as error:
+            assert "the settings do not say how the firewall should be, and the last one is gone" in str(error)
+        assert not up() and not unnamed.ok() and "tables do not stand" in unnamed.trouble()[1]
+        unnamed.close()
+        driver.install(None)
+        assert driver.ok() and up() == NAMES
+    """)
+
+
+@pytest.mark.root
+def test_what_a_daemon_had_cut_off_when_it_was_killed_speaks_again_once_the_next_has_put_the_tables_up():
+    inside("""
+        driver.install(None)
+        sh("nft flush ruleset")
+        until("all interfaces are down", lambda: not up())
+        driver.close()
+        after = firewall.Firewall(Settings(node_id=0x12))
+        after.install(None)
+        assert after.ok() and up() == NAMES
+    """)
+
+
+@pytest.mark.root
 def test_the_next_daemon_takes_over_what_slivers_may_say_and_their_leases():
     inside("""
         driver.install(None)
