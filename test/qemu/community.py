@@ -273,7 +273,7 @@ class Community:
         node.write_file("/etc/config/confine", confine, 0o600)
         node.write_file("/etc/tinc/confine/tinc.conf", f"Name = node_{number}\nConnectTo = server_1\n")
         node.write_file("/etc/tinc/confine/hosts/server_1", self.host.host_file())
-        node.sh("/etc/init.d/network restart; /etc/init.d/confine restart </dev/null >/dev/null 2>&1", timeout=60)
+        node.sh("/etc/init.d/network restart; /etc/init.d/confine restart </dev/null >/dev/null 2>&1", timeout=180)
 
     def status(self, number: int) -> dict[str, Any] | None:
         """The controller's status, or None while it does not answer."""

@@ -193,5 +193,6 @@ PROOFS: list[tuple[str, Proof]] = [
     ("slivers of one slice talk across nodes, over their VLAN", isolated_slivers_talk_in_their_vlan),
     ("slivers that asked for one hold an address of the LAN", public_addresses_are_held),
     ("slivers' management interfaces are in the overlay", management_reaches_slivers),
+    ("packets as large as the overlay takes pass through it, and larger ones", large_packets_fit_the_overlay),
     ("nothing else is reached", nothing_else_is_reached),
 ]

@@ -211,6 +211,7 @@ def test_a_file_with_a_syntax_error_is_kept_reported_and_nothing_is_applied(foll
     assert following.node.read_file("/etc/config/network") == content
 
 
+@pytest.mark.torture
 def test_a_daemon_that_starts_without_settings_guards_the_wall_that_stands(following: Following) -> None:
     wait_settled(following)
     node = following.node
