@@ -21,7 +21,7 @@ PLATFORMS = {"i386-pc": "", "x86_64-efi": "BOOTX64.EFI", "arm64-efi": "BOOTAA64.
 PC = ("i386-pc", "x86_64-efi")
 _MODULES = (
     *("part_gpt", "fat", "squash4", "loadenv", "test", "true", "regexp", "normal", "configfile"),
-    *("linux", "boot", "terminal", "echo", "sleep", "reboot"),
+    *("linux", "boot", "terminal", "echo", "sleep", "reboot", "probe"),
 )
 # An empty disk name means the disk GRUB itself was read from; 2 is the boot partition's number.
 _PREFIX = "(,gpt2)/grub"

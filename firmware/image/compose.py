@@ -64,6 +64,8 @@ def compose(
         files["recovery"] = recovery
     loader = boot.Loader(tuple(platforms), grub)
     recipe = {**_recipe(files, table, options, epoch), "version": version, "loader": [*platforms, grub]}
+    content = {name: recipe[name] for name in ("inputs", "sizes", "options", "version")}
+    table = layout.identified(table, json.dumps(content, sort_keys=True))
     directory = os.path.dirname(os.path.abspath(output))
     os.makedirs(directory, exist_ok=True)
     # Two at once (tests side by side) must not write the same image: the second waits and finds it made.

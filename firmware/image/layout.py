@@ -3,11 +3,14 @@
 Source: the design's A/B layout. Boot files are never written by an upgrade; the pointer says which slot is
 confirmed; each slot is a kernel and a root partition, each written as a whole; the data partition is shared.
 The names are what the node finds its partitions by (PARTLABEL=root-a): they are part of the firmware's contract.
-The ids are fixed, so that the same inputs give the same bytes; two disks in one machine are not supported.
+The ids come from what is put on the disk, so that the same inputs give the same bytes, and two disks of different
+images can be told apart: GRUB passes the id of the partition it came from, early userspace takes the root from there.
 """
 
+import hashlib
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SECTOR = 512
 MIB = 1024 * 1024
@@ -99,6 +102,12 @@ def partitions(sizes_mib: Mapping[str, int] | None = None) -> list[Partition]:
     return sorted(table, key=lambda part: part.number)
 
 
+def identified(table: list[Partition], content: str) -> list[Partition]:
+    """The table with ids that only disks with this content have. content: any text that tells it from others."""
+    own = str(uuid.UUID(bytes=hashlib.sha256(content.encode()).digest()[:16], version=4)).upper()
+    return [replace(part, guid=f"{own[:-2]}{part.number:02X}") for part in table]
+
+
 def disk_size(table: list[Partition]) -> int:
     """Bytes of the whole disk, the backup table at its end included."""
     last = max(table, key=lambda part: part.start)
@@ -107,7 +116,7 @@ def disk_size(table: list[Partition]) -> int:
 
 def sfdisk_script(table: list[Partition]) -> str:
     """The table in sfdisk's input format."""
-    lines = ["label: gpt", f"label-id: {DISK_GUID}", "unit: sectors", "first-lba: 34", ""]
+    lines = ["label: gpt", f"label-id: {table[0].guid[:-2]}00", "unit: sectors", "first-lba: 34", ""]
     for part in table:
         lines.append(
             f"start={part.first_sector}, size={part.size // SECTOR}, type={part.type_guid}, "

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from firmware.image import filesystems
+from firmware.image.compose import compose
+from qemu.conftest import MakeNode
 from qemu.harness import VirtualNode
 from upgrade import counter, pointer
 
@@ -81,3 +86,18 @@ def test_a_confirmed_slot_b_starts_and_when_it_fails_slot_a_does(
     assert (words["confine.slot"], words["confine.confirmed"], words["confine.boot"]) == ("a", "b", "counted")
     assert counters(node) == {"a": "3", "b": "0"}
     assert copies(node) == ["a", "a"], "what GRUB fell back on and came up is the confirmed one from then on"
+
+
+def test_a_disk_of_another_image_beside_it_is_not_what_the_node_starts_from(
+    disk: str, image_files: dict[str, str], make_node: MakeNode, tmp_path: Path
+) -> None:
+    other, own = str(tmp_path / "other.img"), str(tmp_path / "own.qcow2")
+    compose(image_files["kernel"], image_files["initrd"], image_files["root"], other, options="confine.other=1")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "raw", own], check=True)
+    # The other one comes first, as far as the kernel goes.
+    drive = ("-drive", f"file={own},if=none,id=own,format=qcow2,cache=unsafe")
+    node = make_node(other, arguments=(*drive, "-device", "virtio-blk-pci,drive=own,bootindex=0"))
+    assert "confine.other" not in node.command_line()
+    assert len(node.sh("ls /sys/class/block/*/partition").split()) == 2 * 9
+    mounts = {line.split()[1]: line.split()[0] for line in node.read_file("/proc/mounts").decode().splitlines()}
+    assert (mounts["/rom"], mounts["/srv"]) == ("/dev/vdb5", "/dev/vdb8")

@@ -1,5 +1,6 @@
 """What holds on the node now: looked at before a trial, and again in it, so that the gate can compare the two."""
 
+import os
 import socket
 
 from confine.configuration import read_settings
@@ -16,8 +17,9 @@ API_S = 3.0
 
 def look(paths: Paths) -> "dict[str, Any]":
     """node_id; problems: settings that cannot be used; addresses: {interface: ["4", "6"]}; routes: families with a
-    default route; status: does the daemon answer; registry: was it read without an error; slivers: those started;
-    api: is it served; overlay: the management overlay's address, and whether a peer is reached; None if it is off."""
+    default route; status: does the daemon answer; controller: its process; registry: was it read without an error;
+    slivers: those started; api: is it served; overlay: the management overlay's address, and whether a peer is reached;
+    None if it is off."""
     settings, problems = read_settings(paths)
     status = status_of(paths)
     return {
@@ -26,6 +28,7 @@ def look(paths: Paths) -> "dict[str, Any]":
         "addresses": addresses(),
         "routes": routes(),
         "status": status is not None,
+        "controller": controller(paths),
         "registry": bool(status and status["registry"].get("last_read") and not status["registry"].get("error")),
         "overlay": overlay_of(status),
         "slivers": sorted(one["name"] for one in (status or {}).get("slivers", []) if one["state"] == "started"),
@@ -40,6 +43,15 @@ def status_of(paths: Paths) -> "dict[str, Any] | None":
     except (ConfineError, OSError, ValueError):
         return None
     return found
+
+
+def controller(paths: Paths) -> "int | None":
+    """The process id of the daemon, as its lock has it."""
+    try:
+        with open(os.path.join(paths.run, "lock"), encoding="ascii") as file:
+            return int(file.read(16))
+    except (OSError, ValueError):
+        return None
 
 
 def overlay_of(status: "dict[str, Any] | None") -> "dict[str, Any] | None":

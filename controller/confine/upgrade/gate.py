@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 300
 EVERY_S = 1.0
+HOLD_S = 10.0  # for so long all must hold, look after look
 REFRESH_S = 15.0
 ALIVE_S = 120  # one look at everything takes less
 PROGRAMS = "gate.d"
+RUNS = "/dev/confine-gate"  # early userspace ends a trial in which nobody made this file in time
 PROGRAM_S = 60
 _DATA = "data"
 
@@ -46,6 +48,7 @@ class World:
         self.now: "dict[str, Any]" = {}
         self.programs = {name: Program(path) for name, path in programs(paths)}
         self.root_checked = False
+        self.controller: "int | None" = None
 
 
 # ---- the checks: "" if all is well, else what is missing yet ---------------------------------------------------------
@@ -97,7 +100,10 @@ def _network(world: World) -> str:
 
 def _daemon(world: World) -> str:
     # Whatever held before: without a controller nobody would ever upgrade this slot again.
-    return "" if world.now["status"] else "the controller does not answer"
+    if not world.now["status"]:
+        return "the controller does not answer"
+    before, world.controller = world.controller, world.now.get("controller")
+    return "" if before in (None, world.controller) else "the controller ended and was started again"
 
 
 def _registry(world: World) -> str:
@@ -209,9 +215,10 @@ def open_questions(world: World) -> "dict[str, tuple[str, int]]":
 
 
 def watch(world: World, alive: "Callable[[], None]", say: "Callable[[str], None]") -> str:
-    """Look until all is well, or something is not in its time. "" if all is well, or a person has confirmed the slot;
-    else the reason to go back."""
+    """Look until all was well for a while, or something is not in its time. "" if all is well, or a person has
+    confirmed the slot; else the reason to go back."""
     begun = asked = time.monotonic()
+    well: "float | None" = None  # since when
     told: "dict[str, str]" = {}
     while True:
         missing = open_questions(world)
@@ -222,12 +229,14 @@ def watch(world: World, alive: "Callable[[], None]", say: "Callable[[str], None]
             if told.get(name) != words:
                 say("{}: not yet: {}".format(name, words))
         told = {name: words for name, (words, _) in missing.items()}
-        if not missing or not world.slots.on_trial:
+        now = time.monotonic()
+        well = None if missing else now if well is None else well
+        if (well is not None and now - well >= HOLD_S) or not world.slots.on_trial:
             return ""
-        passed = time.monotonic() - begun
-        for name, (words, seconds) in missing.items():
-            if passed > seconds:
-                return "{}: {} ({} s after it started)".format(name, words, int(passed))
+        passed = now - begun
+        late = ["{}: {}".format(name, words) for name, (words, seconds) in missing.items() if passed > seconds]
+        if late:
+            return "{} ({} s after it started)".format("; ".join(late), int(passed))
         alive()
         time.sleep(EVERY_S)
 
@@ -246,6 +255,7 @@ def main() -> int:
 
     guard = watchdog.Guard(ALIVE_S)
     _last_to_be_killed()
+    _take_over()
     paths, slots = Paths(), Slots()
     if not slots.on_trial:
         guard.close()
@@ -291,6 +301,15 @@ def _mounts() -> "list[tuple[str, str, str]]":
     with open("/proc/mounts", encoding="utf-8", errors="replace") as file:
         rows = [line.split() for line in file]
     return [(row[0], row[1], row[3]) for row in rows if len(row) > 3]
+
+
+def _take_over() -> None:
+    """From here on the gate ends a trial that gets nowhere."""
+    try:
+        with open(RUNS, "w"):
+            pass
+    except OSError as error:
+        _say("{} cannot be made, this trial will be ended: {}".format(RUNS, error.strerror))
 
 
 def _last_to_be_killed() -> None:

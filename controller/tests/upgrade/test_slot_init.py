@@ -74,3 +74,48 @@ def test_the_machine_is_reset_by_the_kernel_where_no_program_can_be_run(monkeypa
     monkeypatch.setattr(trial.time, "sleep", lambda seconds: None)
     trial.reset()
     assert written == ["b"]
+
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+INITRD = os.path.join(HERE, "../../../firmware/reference/initrd/init")
+PREINIT = os.path.join(HERE, "../../../files/lib/preinit/02_confine_trial")
+
+
+def function(path, name):
+    """The text of a shell function."""
+    with open(path) as file:
+        text = file.read()
+    start = text.index(name + "() {\n")
+    return text[start : text.index("\n}\n", start) + 3]
+
+
+@pytest.mark.parametrize("early", ["initrd", "preinit"])
+@pytest.mark.parametrize(
+    ("command_line", "gate_runs", "ended"),
+    [
+        ("quiet confine.boot=trial confine.slot=b", False, True),
+        ("quiet confine.boot=trial", True, False),
+        ("quiet confine.boot=counted confine.slot=b", False, False),
+    ],
+)
+def test_early_userspace_ends_a_trial_that_never_comes_to_its_gate(tmp_path, early, command_line, gate_runs, ended):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "cmdline").write_text(command_line + "\n")
+    (tmp_path / "sysrq-trigger").touch()
+    # The time passes, and meanwhile the gate begins, or does not.
+    begins = f"touch {tmp_path}/dev/confine-gate" if gate_runs else ":"
+    if early == "initrd":
+        script = "TRIAL_S=180\n" + function(INITRD, "parameter") + function(INITRD, "limit_trial") + "limit_trial\n"
+    else:
+        script = function(PREINIT, "confine_limit_trial") + "confine_limit_trial\n"
+    script = script.replace("cd /dev", f"cd {tmp_path}/dev").replace("/proc/", f"{tmp_path}/")
+    assert f"cd {tmp_path}/dev" in script
+    script = f"set -eu\nsleep() {{ [ $1 = 180 ]; {begins}; }}\n{script}wait\n"
+    subprocess.run(["sh", "-c", script], check=True, timeout=60)
+    assert (tmp_path / "sysrq-trigger").read_text() == ("b\n" if ended else "")
+
+
+def test_openwrts_preinit_takes_the_limit_among_its_hooks():
+    script = f"boot_hook_add() {{ echo $*; }}\n. {PREINIT}"
+    done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "preinit_main confine_limit_trial\n"

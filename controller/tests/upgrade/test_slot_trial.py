@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import types
 
 import pytest
 
@@ -64,6 +65,7 @@ def world(tmp_path, monkeypatch, then, now, options=None):
                   "registry": True, "slivers": ["x"], "api": True,
                   "overlay": {"address": "fd00::1", "reached": True}}  # fmt: skip
     monkeypatch.setattr(before, "look", lambda paths: {**everything, **now})
+    monkeypatch.setattr(gate, "HOLD_S", 0.0)
     monkeypatch.setattr(gate, "CHECKS", [one for one in gate.CHECKS if one[0] not in ("root", "data", "changes")])
     begun = {"manifest": {**MANIFEST, "gate": options or {}}, "before": {**everything, **then}}
     paths = Paths(data=str(tmp_path), etc=str(tmp_path / "etc"), share=str(tmp_path / "share"))
@@ -146,6 +148,44 @@ def test_the_gate_waits_and_gives_up_at_the_deadline_of_what_is_missing(tmp_path
     assert said == ["daemon: not yet: the controller does not answer"]
     monkeypatch.setattr(before, "look", lambda paths: {**later(paths), "status": False})
     assert gate.watch(one, lambda: None, said.append).startswith("daemon: the controller does not answer (")
+
+
+def looks(one, monkeypatch, *seen):
+    """Has the gate see these one after the other, the last one again and again, a second apart; why it went back, and
+    how often it looked."""
+    given, clock = list(seen), [0.0]
+    well = before.look
+
+    def sleep(seconds):
+        clock[0] += seconds
+
+    def look(paths):
+        count.append(1)
+        return {**well(paths), **(given.pop(0) if len(given) > 1 else given[0])}
+
+    count = []
+    monkeypatch.setattr(before, "look", look)
+    monkeypatch.setattr(gate, "time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(gate, "HOLD_S", 10.0)
+    return gate.watch(one, lambda: None, lambda text: None), len(count)
+
+
+def test_all_must_hold_for_a_while_and_not_in_one_look_alone(tmp_path, monkeypatch):
+    one = world(tmp_path, monkeypatch, {}, {})
+    broken = {"overlay": None}
+    assert looks(one, monkeypatch, {}, {}, {}, broken, {}) == ("", 4 + 11)
+
+
+def test_a_controller_that_ends_and_is_started_again_and_again_is_given_up(tmp_path, monkeypatch):
+    one = world(tmp_path, monkeypatch, {}, {})
+    lives = [{"controller": 100 + number // 5} for number in range(300)]  # each answers for five seconds
+    why, _ = looks(one, monkeypatch, *lives)
+    assert why.startswith("daemon: the controller ended and was started again (18")
+
+
+def test_a_controller_that_was_started_again_once_and_stays_is_a_good_one(tmp_path, monkeypatch):
+    one = world(tmp_path, monkeypatch, {}, {})
+    assert looks(one, monkeypatch, {"controller": 1}, {"controller": 2}) == ("", 2 + 11)
 
 
 def test_a_person_who_confirms_the_slot_ends_its_trial(tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from firmware.image import layout
+
 HERE = Path(__file__).resolve().parent.parent
 INIT = HERE / "initrd" / "init"
 BOOT = HERE / "rootfs" / "etc" / "init.d" / "boot"
@@ -124,3 +126,62 @@ def test_the_data_partition_is_one_of_the_disk_that_the_root_lies_on(tmp_path: P
         (tmp_path / "mounts").write_text(line + "\n")
         done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, timeout=60, check=False)
         assert (done.stdout, done.stderr) == (found, "")
+
+
+# partition: (what the GPT calls it, can it be pulled out, id of its disk)
+DISKS = {"mmcblk0p5": ("root-a", "0", "one"), "sda5": ("root-a", "1", "two"), "sdb5": ("root-a", "0", "three")}
+
+
+@pytest.mark.parametrize(
+    ("disks", "identity", "found"),
+    [
+        (("mmcblk0p5", "sda5", "sdb5"), "two", "/dev/sda5\n"),
+        (("mmcblk0p5", "sda5", "sdb5"), "three", "/dev/sdb5\n"),
+        (("sda5", "sdb5"), "", "/dev/sdb5\n"),  # nobody says which: not the stick
+        (("sda5",), "", "/dev/sda5\n"),
+        (("sda5", "sdb5"), "gone", "/dev/sdb5\n"),  # a node starts, whatever GRUB said
+        ((), "", ""),
+    ],
+)
+def test_of_several_disks_with_a_root_the_one_that_grub_came_from_is_started(
+    tmp_path: Path, disks: tuple[str, ...], identity: str, found: str
+) -> None:
+    (tmp_path / "class").mkdir()
+    for name in disks:
+        label, removable, id_ = DISKS[name]
+        path = tmp_path / "devices" / name.rstrip("5").removesuffix("p") / name
+        path.mkdir(parents=True)
+        (path / "uevent").write_text(f"DEVTYPE=partition\nPARTNAME={label}\n")
+        (path.parent / "removable").write_text(removable + "\n")
+        (path.parent / "id").write_text(id_)
+        (tmp_path / "class" / name).symlink_to(path)
+        (tmp_path / "class" / path.parent.name).symlink_to(path.parent)
+    names = ("disk_of", "partitions_called", "choose_partition", "find_device", "wait_for_device")
+    script = functions(INIT, *names).replace("/sys/class/block", str(tmp_path / "class")).replace("sleep 0.1", ":")
+    parts = [
+        'set -eu\nsay() { echo "$*" >&2; }\nfail() { exit 1; }\n',
+        f"parameter() {{ echo '{identity}'; }}\n",
+        f'id_of_disk() {{ cat "{tmp_path}/devices/${{1#/dev/}}/id"; }}\n',
+        script,
+        "wait_for_device PARTLABEL=root-a\n",
+    ]
+    done = subprocess.run(["sh", "-c", "".join(parts)], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == (found, 0 if found else 1)
+    assert ("no disk has the id" in done.stderr) is (identity == "gone")
+
+
+def test_early_userspace_reads_the_id_of_a_disk_as_grub_gives_it(tmp_path: Path) -> None:
+    table = layout.identified(layout.partitions(), "this disk")
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.truncate(layout.disk_size(table))
+    argv = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", path]
+    subprocess.run(argv, input=layout.sfdisk_script(table), text=True, check=True, capture_output=True)
+    busybox = HERE.parent.parent / "build" / "reference" / "base" / "usr" / "bin" / "busybox"
+    if not busybox.exists():
+        pytest.fail("the reference image was not built: make image")
+    script = functions(INIT, "id_of_disk").replace("hexdump", f"{busybox} hexdump") + f"id_of_disk {path}\n"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == table[1].guid.lower()
+    assert table[1].name == "boot"
+    assert layout.identified(layout.partitions(), "another disk")[1].guid.lower() != done.stdout
