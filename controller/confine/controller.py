@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from confine.upgrade.updater import Updater
     from confine.upgrade.watchdog import Guard
 
+BEGAN = time.monotonic()  # this process, whatever settings it read since
 LOOK_AGAIN_S = 30.0
 CHANGING_S = 2.0  # while a change of the network waits to be confirmed
 STOPPING = ("containers", "stop")
@@ -173,7 +174,7 @@ class Controller:
             return None
         from confine.upgrade.updater import Updater  # lazy: not all have slots
 
-        updater = Updater(self._paths, self._settings, self._log, self._properties, self._wake)
+        updater = Updater(self._paths, self._settings, self._log, self._properties, self._wake, began=BEGAN)
         self._board.upgrade = updater.shown
         updater.start()
         return updater

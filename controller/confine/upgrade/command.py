@@ -65,7 +65,7 @@ def _trial(node: Node, args: "dict[str, Any]") -> int:
     if label is None:
         raise UpgradeError("slot {} holds no whole system: `confine upgrade install` first".format(slot))
     node.check_fits(node.verify_label(label))
-    trial.start(slot, node.paths, node.slots)
+    trial.start(slot, node.paths, node.slots, bool(args["auto"]) and not node.settings.upgrade_unwatched)
     _show({"slot": slot, "version": label.get("version")}, args, lambda d: (
         "slot {slot}, version {version}, is started on trial: this system ends now\n".format(**d)))  # fmt: skip
     return 0

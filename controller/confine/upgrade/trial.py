@@ -1,8 +1,9 @@
 """A trial: the other slot is started once, by kexec; a reset, from whatever cause, is the confirmed slot again.
 
-    python3 -m confine.upgrade.trial SLOT     makes it: this system ends
+    python3 -m confine.upgrade.trial SLOT [guarded]     makes it: this system ends
 
-Where kexec cannot work the boot loader is asked for one start of the slot, which it takes back before it makes it.
+Where kexec cannot work, or its kernel does not take the new one, the boot loader is asked for one start of the slot,
+which it takes back before it makes it. guarded: no trial that no watchdog guards, since no person asked for it.
 What must be known on the other side stands in the record on the data partition (record.py).
 """
 
@@ -27,6 +28,8 @@ WORK = "/tmp"  # noqa: S108  # in memory on a node, and gone with it
 KERNEL = "/run/confine/kernel"
 LOAD_S = 120
 STOP_S = 120
+GUARDED = "guarded"
+BY_KEXEC = "by kexec"
 RESET_S = 30
 # Longer than the slowest start of a system, up to where the gate takes over.
 WATCHDOG_S = 120
@@ -35,12 +38,12 @@ _OWN_WORDS = ("confine.slot", "confine.confirmed", "confine.boot", "confine.root
               "BOOT_IMAGE")  # fmt: skip
 
 
-def start(slot: str, paths: "Paths | None" = None, slots: "Slots | None" = None) -> None:
+def start(slot: str, paths: "Paths | None" = None, slots: "Slots | None" = None, guarded: bool = False) -> None:
     """Check everything, then have a process of its own end this system and start `slot`. UpgradeError: nothing was
-    ended. Comes back at once; the caller ends with all others."""
+    ended. Comes back at once; the caller ends with all others. guarded: as of `make`."""
     paths, slots = paths or Paths(), slots or Slots()
     check(slot, slots)
-    argv = [sys.executable, "-P", "-s", "-m", "confine.upgrade.trial", slot]
+    argv = [sys.executable, "-P", "-s", "-m", "confine.upgrade.trial", slot, *((GUARDED,) if guarded else ())]
     # Nobody waits for what it says: the history has it.
     subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                      start_new_session=True)  # fmt: skip
@@ -54,19 +57,23 @@ def check(slot: str, slots: Slots) -> "dict[str, Any]":
     return writer.check(slot, slots)
 
 
-def make(slot: str, paths: Paths, slots: Slots) -> None:
-    """End this system and start `slot`. Comes back only by UpgradeError (or OSError): then this system goes on."""
+def make(slot: str, paths: Paths, slots: Slots, guarded: bool = False) -> None:
+    """End this system and start `slot`. Comes back only by UpgradeError (or OSError): then this system goes on.
+
+    guarded: rather refuse than make a trial by the boot loader, which no watchdog guards until it is up.
+    """
     held = writer.hold(os.path.join(paths.run, "upgrade.lock"))
     try:
         begun = {"slot": slot, "manifest": check(slot, slots), "before": before.look(paths), "time": int(time.time())}
-        by_kexec = begun["kexec"] = can_kexec(paths)
         # First what is refused most often, and leaves nothing behind.
-        if by_kexec:
-            load(slot, slots)
+        how = "by the boot loader: this machine cannot kexec"
+        if can_kexec(paths):
+            how = load_or_why(slot, slots, guarded)
+        by_kexec = begun["kexec"] = how == BY_KEXEC
         try:
             prepare(slot, slots)
             record.write(begun, paths)
-            record.remember("trial", begun, paths, "by kexec" if by_kexec else "by the boot loader")
+            record.remember("trial", begun, paths, how)
             if not by_kexec:
                 slots.backend.start_once(slot)
         except BaseException:
@@ -115,6 +122,18 @@ def rsdp_of(systab: str = "/sys/firmware/efi/systab") -> str:
         if name in ("ACPI20", "ACPI"):
             return value
     return ""
+
+
+def load_or_why(slot: str, slots: Slots, guarded: bool) -> str:
+    """Load `slot` for kexec: BY_KEXEC, or why it is the boot loader's. UpgradeError if that must not be."""
+    try:
+        load(slot, slots)
+    except UpgradeError as error:
+        if guarded:
+            raise UpgradeError("{}; a start by the boot loader is not guarded by a watchdog: `confine upgrade trial` "
+                               "makes it, upgrade.unwatched '1' consents".format(error))  # fmt: skip
+        return "by the boot loader: {}".format(error)
+    return BY_KEXEC
 
 
 def load(slot: str, slots: Slots) -> None:
@@ -200,7 +219,7 @@ def main() -> int:
     settings, _ = read_settings(paths)
     paths.data = settings.data_dir
     try:
-        make(sys.argv[1], paths, Slots())
+        make(sys.argv[1], paths, Slots(), GUARDED in sys.argv[2:])
     except (ConfineError, OSError) as error:
         sys.stderr.write("confine: {}\n".format(error))
         _tell(paths, str(error))

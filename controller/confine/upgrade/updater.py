@@ -31,6 +31,7 @@ BUSY_S = 2.0  # between two looks at an installation under way
 JITTER = 0.2
 # After a start nothing is tried before registry, overlay and slivers had time to come up: the gate goes by what held.
 SETTLE_S = 900.0
+RELOAD_S = 120.0  # the same after settings were read again
 RETRY_S = 600.0  # after an installation that did not come to its end
 STOP_S = 10.0
 
@@ -51,7 +52,9 @@ class Updater:
         root: str = "/",
         settle_s: float = SETTLE_S,
         judge_s: float = JUDGE_S,
+        began: "float | None" = None,
     ) -> None:
+        """began: when this process did, monotonic seconds; None: now."""
         self._paths = paths
         self._settings = settings
         self._log = log
@@ -63,7 +66,8 @@ class Updater:
         self._child: "subprocess.Popen[bytes] | None" = None
         self._settle_s = settle_s
         self._judge_s = judge_s
-        self._begun: "float | None" = None
+        self._began = began
+        self._first = True
         self._next_look = 0.0
         self._not_before = 0.0
         self._said = ""
@@ -122,9 +126,10 @@ class Updater:
 
     def turn(self, node: Node, lookout: look.Lookout, now: float) -> None:
         """Look if it is time to, judge, act, and show it. now: monotonic seconds."""
-        if self._begun is None:
-            self._begun = now
-            self._not_before = now + self._settle_s
+        if self._first:
+            self._first = False
+            began = now if self._began is None else self._began
+            self._not_before = max(began + self._settle_s, now + min(self._settle_s, RELOAD_S))
         if self._child is not None:
             self._watch_child(now)
         elif self._settings.upgrade_mode != OFF:

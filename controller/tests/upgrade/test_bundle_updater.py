@@ -16,7 +16,7 @@ from node_world import World
 from confine import cli
 from confine.core.settings import Settings
 from confine.errors import ConfineError
-from confine.upgrade import command, history, look, overview, record
+from confine.upgrade import command, history, look, overview, record, trial
 from confine.upgrade.mirrors import Mirrors, Web
 from confine.upgrade.updater import Updater
 
@@ -73,7 +73,7 @@ class Log:
 class Daemon:
     """The updater, turn by turn."""
 
-    def __init__(self, world, settle_s=0.0, **properties):
+    def __init__(self, world, settle_s=0.0, began=None, **properties):
         self.world = world
         self.started = []
         self.child = None
@@ -82,7 +82,7 @@ class Daemon:
         self.now = 0.0
         self.properties = properties
         self.updater = Updater(world.paths, world.settings, self.log, lambda: self.properties, self._change,
-                               start_process=self._start, settle_s=settle_s)  # fmt: skip
+                               start_process=self._start, settle_s=settle_s, began=began)  # fmt: skip
         self.node = world.node
         self.lookout = look.Lookout(self.node, Mirrors(world.settings.upgrade_mirrors, Web(), self.node.own))
 
@@ -142,6 +142,17 @@ def test_nothing_is_tried_before_the_node_had_time_to_come_up(world):
         daemon.turn()
     assert daemon.started == []
     daemon.turn(120)
+    assert len(daemon.started) == 1
+
+
+def test_settings_that_were_read_again_do_not_make_a_node_wait_as_after_a_start(world):
+    world.settings.upgrade_mode = "auto"
+    world.publish(world.bundle("1.0"))
+    daemon = Daemon(world, settle_s=900.0, began=-3600.0)
+    daemon.turn()
+    assert daemon.started == []  # registry and overlay are asked anew
+    for _ in range(3):
+        daemon.turn()
     assert len(daemon.started) == 1
 
 
@@ -306,6 +317,18 @@ def test_the_command_installs_and_tells(world, monkeypatch, capsys):
     assert "slot b    1.0" in text and "written  version 1.0  slot b" in text
     assert run(world, monkeypatch, "history", "--json") == 0
     assert [event["event"] for event in json.loads(capsys.readouterr().out)] == ["written"]
+
+
+@pytest.mark.parametrize(("words", "consents", "guarded"), [
+    (["--auto"], False, True), (["--auto"], True, False), ([], False, False),
+])  # fmt: skip
+def test_a_trial_that_nobody_asked_for_is_to_be_guarded(world, monkeypatch, words, consents, guarded):
+    world.settings.upgrade_unwatched = consents
+    world.publish(world.bundle("1.0"))
+    begun = []
+    monkeypatch.setattr(trial, "start", lambda slot, paths, slots, guarded: begun.append((slot, guarded)))
+    assert run(world, monkeypatch, "install", "1.0", "--trial", *words) == 0
+    assert begun == [("b", guarded)]
 
 
 def test_the_command_says_why_not(world, monkeypatch, capsys):

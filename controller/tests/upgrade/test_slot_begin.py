@@ -9,6 +9,7 @@ from bundle_world import packed
 
 from confine.upgrade import before, history, keep, overlay, record, trial, writer
 from confine.upgrade.errors import UpgradeError
+from upgrade import counter
 
 
 class Left(Exception):
@@ -34,8 +35,8 @@ def begin(world, monkeypatch):
     monkeypatch.setattr(overlay, "make", lambda disk, slot, configuration, work: did.append("overlay"))
     world.install(packed(world.bundle("1.0")))
 
-    def make():
-        trial.make("b", world.paths, world.node.slots)
+    def make(guarded=False):
+        trial.make("b", world.paths, world.node.slots, guarded)
 
     make.did = did
     return make
@@ -50,14 +51,29 @@ def test_a_trial_that_begins_is_recorded_and_its_slot_is_not_started_by_itself(w
     assert [event["event"] for event in history.read(paths=world.paths)] == ["written", "trial"]
 
 
-def test_a_kernel_that_is_not_taken_costs_the_flash_nothing(world, begin, monkeypatch):
-    def refuse(slot, slots):
-        raise UpgradeError("kexec -l failed (status 1): Operation not permitted")
+def refuse(slot, slots):
+    raise UpgradeError("kexec -l failed (status 1): Operation not permitted")
 
+
+def test_a_kernel_that_is_not_taken_is_started_once_by_the_boot_loader(world, begin, monkeypatch):
+    monkeypatch.setattr(trial, "load", refuse)
+    with pytest.raises(Left):
+        begin()
+    assert begin.did == ["overlay", "leave"]
+    fd, offset = world.node.slots.backend._open_counters(os.O_RDONLY)
+    assert b"\nonce=b\n" in os.pread(fd, counter.SECTOR, offset)
+    os.close(fd)
+    assert record.read(world.paths)["kexec"] is False
+    assert "not permitted" in history.read(paths=world.paths)[-1]["why"]
+
+
+def test_a_trial_that_nobody_asked_for_is_not_made_without_a_watchdog_and_costs_the_flash_nothing(
+    world, begin, monkeypatch
+):
     monkeypatch.setattr(trial, "load", refuse)
     world.node.slots.backend.allow("b")
-    with pytest.raises(UpgradeError, match="not permitted"):
-        begin()
+    with pytest.raises(UpgradeError, match="not permitted; a start by the boot loader is not guarded"):
+        begin(guarded=True)
     assert begin.did == []
     assert world.node.slots.backend.starts()["b"] == "3"
 
