@@ -4,12 +4,15 @@
 
 Fills up the slot's counter of starts and makes the two copies of the pointer alike again; a slot that GRUB fell back
 on, because the confirmed one had no starts left, becomes the confirmed one. Does nothing on a node that our loaders'
-scripts did not start, in a trial (not confirmed yet), or in a slot that a person started by hand.
+scripts did not start, in a trial (not confirmed yet), or in a slot that a person started by hand. A slot whose own
+configuration cannot be used does not get its starts back from GRUB where the other one could start: after three of them
+that one takes over.
 """
 
 import os
 import sys
 
+from confine.configuration import unkept
 from confine.errors import ConfineError
 from confine.upgrade.backends import ENVIRONMENT, UBoot
 from confine.upgrade.disk import Disk
@@ -54,11 +57,7 @@ def take_over(disk: Disk, slot: str, failed: str) -> bool:
     Without this neither slot could ever be written again: one runs, the other is the confirmed one. The counter of
     `slot` is full before: cut off anywhere, GRUB starts `slot`.
     """
-    fd = _open(disk, "boot")
-    try:
-        starts = counter.parse(os.pread(fd, counter.SECTOR, fat.find_sector(fd, "grub/grubenv")))
-    finally:
-        os.close(fd)
+    starts = _starts(disk)
     if starts.get(failed) != "0" or starts.get(slot) != counter.FULL:
         return False
     fd = _open(disk, "pointer")
@@ -71,13 +70,26 @@ def take_over(disk: Disk, slot: str, failed: str) -> bool:
     return True
 
 
+def _starts(disk: Disk) -> "dict[str, str]":
+    fd = _open(disk, "boot")
+    try:
+        return counter.parse(os.pread(fd, counter.SECTOR, fat.find_sector(fd, "grub/grubenv")))
+    finally:
+        os.close(fd)
+
+
+def _other_may_start(disk: Disk, slot: str) -> bool:
+    return any(starts in ("1", "2", counter.FULL) for name, starts in _starts(disk).items() if name != slot)
+
+
 def _open(disk: Disk, name: str) -> int:
     # Not as an upgrade opens it: the boot partition may be mounted, and one sector of it is written all the same.
     return os.open(disk.path(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def tell(words: "dict[str, str]", disk: "Disk | None" = None) -> "list[str]":
-    """Tell the boot loader what the boot words of the running kernel ask for; what could not be done."""
+def tell(words: "dict[str, str]", disk: "Disk | None" = None, lost: str = "") -> "list[str]":
+    """Tell the boot loader what the boot words of the running kernel ask for; what could not be done. lost: what is to
+    be said of a configuration that cannot be used, "" if it can."""
     slot, confirmed = words.get("slot"), words.get("confirmed")
     if slot not in pointer.SLOTS or words.get("boot") not in _BY_LOADER:
         return []
@@ -86,6 +98,8 @@ def tell(words: "dict[str, str]", disk: "Disk | None" = None) -> "list[str]":
         return tell_environment(slot, confirmed, disk, UBoot())
     problems = []
     try:
+        if lost and _other_may_start(disk, slot):
+            return [f"the starts left of slot {slot} stay lowered, so that the other one gets its turn: {lost}"]
         restore_counter(disk, slot)
     except (OSError, ConfineError, counter.CounterError, fat.FatError) as error:
         problems.append(f"the starts left of slot {slot} stay lowered: {error}")
@@ -131,7 +145,7 @@ def _remember(disk: Disk, failed: str) -> "list[str]":
 def main() -> int:
     """Exit status 0, or 1 with one line for each thing that could not be done."""
     with open("/proc/cmdline", encoding="utf-8") as file:
-        problems = tell(boot_words(file.read()))
+        problems = tell(boot_words(file.read()), lost=unkept())
     for problem in problems:
         print("started: " + problem, file=sys.stderr)
     return 1 if problems else 0

@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 
-from confine.configuration import read_settings
+from confine.configuration import read_settings, unkept
 from confine.controller import LOOK_AGAIN_S, Controller
+from confine.core.model import Problem
 from confine.errors import ConfineError
 from confine.log import Log
 from confine.paths import Paths
@@ -49,6 +50,7 @@ def main() -> int:
     settings, signals = None, Signals()
     while True:
         settings, problems = read_settings(paths, settings)
+        problems += [Problem("", text) for text in (unkept(),) if text]
         paths.data = settings.data_dir
         for problem in problems:
             log.warn("settings", "{} {}".format(problem.member, problem.message).strip())

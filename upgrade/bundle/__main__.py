@@ -106,6 +106,8 @@ def _make(args: argparse.Namespace) -> None:
         "keyring": keyring.load(args.keyring) if args.keyring else None,
         "revoked": args.revoke,
     }
+    if members["keyring"]:
+        keyring.check_enough(members["keyring"], set(args.revoke))
     with tempfile.TemporaryDirectory() as work:
         manifest = draft.make(args.output, members, {"kernel": _kernel(args, work), "root": args.root})
     print(f"{args.output}: version {manifest.version}, {manifest.size} bytes; to be signed: manifest.json")
@@ -207,6 +209,7 @@ def _keyring(args: argparse.Namespace) -> None:
         print(parse_key(line).number, name)
     doc = {"serial": args.serial, "threshold": args.threshold, "keys": keys, "revoked": args.revoke}
     check_threshold(doc)
+    keyring.check_enough(doc, set())
     durable.write_atomic(args.output, canonical(doc), 0o644)
     keyring.load(args.output)
 

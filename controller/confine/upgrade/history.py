@@ -1,5 +1,6 @@
 """What became of upgrades: one line of JSON for each event on the data partition, the oldest go."""
 
+import fcntl
 import json
 import os
 import time
@@ -22,6 +23,16 @@ def append(event: "dict[str, Any]", paths: "Paths | None" = None) -> None:
     """Keep `event` (members event, slot, version, epoch, why ...; the time is put in). OSError if it cannot be."""
     directory = (paths or Paths()).upgrade
     durable.make_dir(directory)
+    # The daemon, commands and trials are processes of their own; when the oldest events go, the file is another one.
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        _append(event, directory)
+    finally:
+        os.close(held)
+
+
+def _append(event: "dict[str, Any]", directory: str) -> None:
     path = os.path.join(directory, FILE)
     if "why" in event:
         event = {**event, "why": str(event["why"])[:MAX_WHY]}

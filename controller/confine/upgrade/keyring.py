@@ -174,12 +174,7 @@ class Keyring:
         doc = manifest.keyring
         if doc is None or doc["serial"] <= self.serial:
             doc = self._doc
-        revoked = self.revoked | set(manifest.revoked) | set(doc["revoked"])
-        keys = {parse_key(entry["key"]) for entry in doc["keys"]}
-        left = {key.public for key in keys if key.number not in revoked}
-        if len(left) < doc["threshold"]:
-            raise BundleError("the bundle revokes keys until {} of the {} needed are left: it has to bring a new "
-                              "keyring, too".format(len(left), doc["threshold"]))  # fmt: skip
+        check_enough(doc, self.revoked | set(manifest.revoked))
 
     def _signer(self, signature: "Signature", raw: bytes, clock: Clock) -> "tuple[Key | None, str]":
         why = "key {} is not one this node trusts".format(signature.number)
@@ -201,6 +196,16 @@ class Keyring:
         if entry["from"] is not None and clock.now is not None and clock.now < seconds(entry["from"]):
             return "key {} is good from {} on".format(key.number, entry["from"])
         return ""
+
+
+def check_enough(doc: "dict[str, Any]", revoked: "set[str]") -> None:
+    """BundleError if fewer keys of the keyring `doc` than it needs are left without the `revoked` ones and its own."""
+    revoked = revoked | set(doc["revoked"])
+    keys = {parse_key(entry["key"]) for entry in doc["keys"]}
+    left = {key.public for key in keys if key.number not in revoked}
+    if len(left) < doc["threshold"]:
+        raise BundleError("the bundle revokes keys until {} of the {} needed are left: it has to bring a new keyring, "
+                          "too".format(len(left), doc["threshold"]))  # fmt: skip
 
 
 def load(path: str) -> "dict[str, Any]":

@@ -238,6 +238,10 @@ def test_the_operators_command_goes_from_keys_to_a_published_bundle(keys, tmp_pa
     assert "version 1.0 is signed by" in capsys.readouterr().out
     assert tool.main(["make", *common, "--version", "1.0", "-o", f"{at}/one"]) == 1
     assert "is there already" in capsys.readouterr().err
+    number = keys.number("a")
+    assert tool.main(["make", *common, "--version", "2.0", *ring, "--revoke", number, "-o", f"{at}/two"]) == 1
+    assert "until 1 of the 2 needed are left" in capsys.readouterr().err
+    assert not os.path.exists(f"{at}/two")
     with open(f"{at}/one.bundle", "r+b") as file:
         file.seek(-30_000, os.SEEK_END)
         file.write(b"swapped")

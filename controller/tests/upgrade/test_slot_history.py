@@ -50,3 +50,22 @@ def test_however_much_there_is_to_say_the_newest_event_is_read(tmp_path):
         history.append({"event": "refused", "why": f"{number} " + "x" * 9000}, paths)
     history.append({"event": "failed", "bundle": "x"}, paths)
     assert history.read(1, paths)[0]["event"] == "failed"
+
+
+def test_what_several_processes_remember_at_once_is_all_kept(tmp_path):
+    paths = Paths(data=str(tmp_path))
+    for number in range(2 * history.KEPT - 20):
+        history.append({"event": "written", "number": -number}, paths)
+    children = []
+    for number in range(40):
+        child = os.fork()
+        if not child:
+            try:
+                history.append({"event": "failed", "number": number}, paths)
+            finally:
+                os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    kept = [event["number"] for event in history.read(paths=paths) if event["event"] == "failed"]
+    assert sorted(kept) == list(range(40))

@@ -9,6 +9,7 @@ import pytest
 import slot_world
 from bundle_world import packed
 
+from confine.configuration import unkept
 from confine.paths import Paths
 from confine.upgrade import confirm, disk, history
 from confine.upgrade.disk import Disk, find_partition
@@ -115,3 +116,31 @@ def test_a_partition_of_the_same_name_on_another_disk_is_never_written(tmp_path,
     assert started.tell({"slot": "a", "confirmed": "a", "boot": "counted"}) == []
     assert asked and set(asked) <= {"boot", "pointer"}
     assert slot_world.slots(world.disk).backend.starts()["a"] == counter.FULL
+
+
+@pytest.mark.parametrize(("other", "left"), [("3", "2"), ("1", "2"), ("0", "3"), ("never", "3")])
+def test_a_slot_that_lost_its_configuration_gives_way_to_one_that_may_have_it(world, other, left):
+    backend = world.node.slots.backend
+    backend._set("a", "2")
+    backend._set("b", other)
+    disk = Disk(lambda name: os.path.join(world.disk, name))
+    said = started.tell({"slot": "a", "confirmed": "a", "boot": "counted"}, disk, "its overlay cannot be used")
+    assert backend.starts() == {"a": left, "b": other}
+    assert [line.startswith("the starts left of slot a stay lowered") for line in said] == (
+        [True] if left == "2" else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("mounted", "words", "said"),
+    [
+        ("tmpfs /overlay tmpfs rw", "quiet", True),
+        ("tmpfs /overlay tmpfs rw", "confine.overlay=tmpfs", False),
+        ("/dev/loop0 /overlay ext4 rw", "quiet", False),
+        ("/dev/root / ext4 rw", "quiet", False),
+    ],
+)
+def test_a_configuration_that_is_kept_in_memory_alone_is_said_plainly(tmp_path, mounted, words, said):
+    (tmp_path / "mounts").write_text(mounted + " 0 0\n")
+    (tmp_path / "cmdline").write_text(words + "\n")
+    assert ("is lost at the next start" in unkept(str(tmp_path / "mounts"), str(tmp_path / "cmdline"))) is said
