@@ -181,7 +181,7 @@ with writer.open({self.other()!r}, json.loads({json.dumps(manifest)!r})) as sink
         self.node.wait_for_serial("Starting new kernel", timeout)
         times = self.node.serial().count("confine: slot=" + slot)
         self.node.wait_for_serial("confine: slot=" + slot, timeout, times + 1)
-        self.node.wait_until_up()
+        self.node.wait_until_up(timeout)
         self.node.wait_for("the end of the trial is written down", lambda: self.last_event()["event"] == "failed", 60)
 
     def reset(self) -> None:

@@ -151,12 +151,16 @@ def test_a_slot_in_which_a_bit_flipped_is_not_started(following: Following, upgr
     assert len(following.status()["slivers"]) == 4
 
 
+# Takes all memory there is, and is the last to be killed for it.
+HOG = """echo -1000 >/proc/self/oom_score_adj
+python3 -c 'a = []
+while True: a.append(bytearray(b"x" * (1 << 20)))' &"""
 # version: (order among the init scripts, script, words of the reason; None: it is confirmed all the same)
 FAULTS = {
     "3.0-crash": ("S13", "echo c >/proc/sysrq-trigger", "without a word"),
     "3.1-hang-early": ("S11", "sleep 100000", ""),
     "3.2-hang-late": ("S13", "sleep 100000", "the controller does not answer"),
-    "3.3-memory": ("S13", "python3 -c 'a = []\nwhile True: a.append(bytearray(1 << 20))' &", ""),
+    "3.3-memory": ("S13", HOG, ""),
     "3.4-no-network": ("S13", "rmmod virtio_net", "has no IPv4 address"),
     "3.5-data-gone": ("S13", "umount -l /srv", "the data partition is not mounted"),
     "3.6-data-full": ("S13", "dd if=/dev/zero of=/srv/full bs=1M 2>/dev/null", None),
