@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from qemu import proofs
-from qemu.community import NOTHING, Community
+from qemu.community import Community
 from qemu.harness import KernelBoot
 from registry.testbed import FILES
 
@@ -36,34 +35,6 @@ def tincd(community: Community, number: int) -> str:
 @pytest.mark.parametrize("sentence,proof", proofs.PROOFS, ids=[proof.__name__ for _, proof in proofs.PROOFS])
 def test_proof(community: Community, sentence: str, proof: proofs.Proof) -> None:
     assert proof(community), sentence
-
-
-@pytest.mark.torture
-def test_an_address_that_a_host_of_the_lan_has_is_named_and_not_used_until_it_is_free(community: Community) -> None:
-    node, address = community.nodes[1], proofs.public_address(community, 1)
-
-    def sliver() -> dict[str, Any]:
-        slivers = (community.status(1) or NOTHING)["slivers"]
-        return next((one for one in slivers if one["id"] == f"{proofs.BEACON}@1"), {"state": None, "errors": []})
-
-    def ask(state: str | None) -> None:
-        community.host.edit("slivers/3", lambda doc: doc.update(set_state=state))
-        community.refresh()
-
-    def problems() -> str:
-        return " ".join(error["message"] for error in sliver()["errors"])
-
-    ask("deploy")
-    node.wait_for("the sliver is stopped", lambda: sliver()["state"] == "deployed", HEAL_S)
-    community.host.namespace.run("ip", "address", "add", address + "/32", "dev", "lan")
-    ask(None)
-    node.wait_for("the sliver names it", lambda: f"{address} is already used on br-wan, by " in problems(), HEAL_S)
-    assert sliver()["state"] == "started"
-    assert address not in community.in_sliver(1, "ip address", proofs.BEACON)
-    community.host.namespace.run("ip", "address", "del", address + "/32", "dev", "lan")
-    community.refresh()
-    node.wait_for("nothing is wrong with it any more", lambda: not problems(), HEAL_S)
-    assert proofs.public_addresses_are_held(community)
 
 
 def test_a_killed_tincd_comes_back_and_no_sliver_notices(community: Community) -> None:
