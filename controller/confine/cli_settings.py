@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from confine.core.model import Problem
+
 
 def run(args: "dict[str, Any]", run_dir: str) -> int:
     """Exit status: 1 if something cannot be used."""
@@ -22,9 +24,19 @@ def run(args: "dict[str, Any]", run_dir: str) -> int:
     except SettingsError as error:
         raise ConfineError(str(error))
     found, problems = settings_table.parse(changed(sections, args["values"]))
+    if args["values"]:
+        problems = caused(problems, sections, args["values"])
     doc = {"settings": found.as_doc(), "problems": [problem.as_doc() for problem in problems]}
     sys.stdout.write(json.dumps(doc, indent=2, sort_keys=True) + "\n" if args["json"] else tables.settings(doc))
     return 1 if problems else 0
+
+
+def caused(problems: "list[Problem]", sections: "dict[str, dict[str, Any]]", text: str) -> "list[Problem]":
+    """Those of `problems` that the values of `text` bring, or that are about one of them. What was wrong before and is
+    about something else does not keep anybody from saving a form."""
+    before = {problem.message for problem in settings_table.parse(sections)[1]}
+    given = tuple("/" + name.replace(".", "/", 1) for name in json.loads(text))
+    return [found for found in problems if found.message not in before or found.member.startswith(given)]
 
 
 def changed(sections: "dict[str, dict[str, Any]]", text: "str | None") -> "dict[str, dict[str, Any]]":

@@ -65,6 +65,9 @@ class Joining:
             self._reach(host, port)
             if self.wanted["registry"].startswith("https"):
                 self._certificate(host, port)
+            else:
+                self._say(WARN, "certificate", "the registry is asked without encryption: whoever is on the way can "
+                          "read and change what it says", "give an address that begins with https")  # fmt: skip
             self._node()
         except Refused as error:
             self.findings.append(error.finding)
@@ -94,6 +97,10 @@ class Joining:
         """Give the node's keys to the registry; False if it took none."""
         from confine.identity import KEY, REQUEST
 
+        if self.wanted.get("registry", "").startswith("http:"):
+            self._say(FAIL, KEY, "your token would go to the registry without encryption: it was not sent",
+                      "give an address of the registry that begins with https")  # fmt: skip
+            return False
         try:
             base, why = self._identity().publish(token)
         except ConfineError as error:

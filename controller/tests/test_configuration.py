@@ -1,12 +1,14 @@
 """The node's configuration in UCI files as power cuts, people and other programs leave them."""
 
+import json
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from confine import configuration
+from confine import cli_settings, configuration
+from confine.core import settings
 from confine.drivers import uci
 from confine.paths import Paths
 
@@ -20,11 +22,11 @@ JOINED = "config node 'node'\n\toption id '0012'\n\nconfig registry 'registry'\n
 def read(tmp_path):
     """What the daemon makes of the file with that text: settings, problems."""
 
-    def settings(text):
+    def configured(text):
         (tmp_path / "confine").write_text(text)
         return configuration.read_settings(Paths(uci=str(tmp_path)))
 
-    return settings
+    return configured
 
 
 def test_a_file_that_is_cut_off_anywhere_never_makes_the_node_another_one(read):
@@ -42,6 +44,21 @@ def test_an_option_that_is_misspelt_is_named_with_the_right_one_and_the_others_c
     assert (found.node_id, found.slice_share_percent) == (0x12, 50)
     assert [problem.member for problem in problems] == ["/policy/memory_reserv"]
     assert "did you mean 'memory_reserve'?" in problems[0].message
+
+
+def test_a_form_can_be_saved_whatever_is_wrong_elsewhere(read, tmp_path):
+    read(JOINED + "\nconfig policy 'policy'\n\toption memory_reserv '1'\n\toption slice_share '400'\n")
+    sections = uci.load("confine", str(tmp_path))
+
+    def told(**values):
+        text = json.dumps({name.replace("__", "."): value for name, value in values.items()})
+        problems = settings.parse(cli_settings.changed(sections, text))[1]
+        return [problem.member for problem in cli_settings.caused(problems, sections, text)]
+
+    assert told(sliver__memory_max="64") == []
+    assert told(sliver__memory_max="much") == ["/sliver/memory_max"]
+    assert told(policy__slice_share="500") == ["/policy/slice_share"]
+    assert told(policy__slice_share="400") == ["/policy/slice_share"], "what was wrong before is still wrong"
 
 
 @pytest.mark.parametrize("value", ["400", "-3", "4294967293", "1e9", "", "half", "9" * 5000])

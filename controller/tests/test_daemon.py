@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from confine import configuration, daemon
+from confine import configuration, daemon, halt
 from confine.controller import held_back, outdated
 from confine.core import settings as settings_table
 from confine.core.decisions import Decision, Mark
@@ -63,6 +64,19 @@ def test_the_lock_of_a_killed_daemon_is_free(tmp_path):
     script = "import os, sys; from confine import daemon, paths; daemon.lock(paths.Paths(run=sys.argv[1])); os._exit(9)"
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=CONTROLLER, check=False)
     os.close(daemon.lock(Paths(run=str(tmp_path))))
+
+
+def test_slivers_are_halted_when_the_daemon_has_ended_and_no_other_one_begins_meanwhile(tmp_path):
+    paths = Paths(run=str(tmp_path))
+    assert halt.await_daemon(paths.run), "there is no daemon to wait for"
+    handle = daemon.lock(paths)
+    assert not halt.await_daemon(paths.run, patience=0.2)
+    ending = threading.Timer(0.3, os.close, [handle])
+    ending.start()
+    assert halt.await_daemon(paths.run, patience=60)
+    ending.join()
+    with pytest.raises(ConfineError, match="another daemon runs already"):
+        daemon.lock(paths)
 
 
 def test_a_configuration_that_cannot_be_read_joins_no_testbed_and_is_named(monkeypatch):

@@ -28,7 +28,7 @@ def parse_token(text: str) -> "dict[str, str]":
     try:
         encoded = word[len(PREFIX) :].replace("-", "+").replace("_", "/")
         doc = json.loads(binascii.a2b_base64(encoded + "=" * (-len(encoded) % 4)).decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("the join token is damaged: was it copied as a whole?")
     if not isinstance(doc, dict) or not all(isinstance(doc.get(name, ""), str) for name in FIELDS):
         raise ValueError("the join token is damaged: it does not hold " + ", ".join(FIELDS))

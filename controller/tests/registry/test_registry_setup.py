@@ -1,5 +1,6 @@
 """`confine setup` against the example registry: joins, or says what stands in the way and changes nothing."""
 
+import base64
 import hashlib
 import io
 import json
@@ -74,6 +75,13 @@ def test_leave_for_plain_http_ends_with_the_registry_it_was_given_for(place, ser
     assert not parse(uci.load("confine", place.paths.uci))[0].plain_http
 
 
+def test_without_encryption_a_member_is_warned_and_no_token_is_sent(place, server):
+    one = place.look(registry="http://127.0.0.1:9/api/", node="1")
+    one.findings.clear()
+    assert not one.publish("0123456789abcdef")
+    assert "without encryption" in one.findings[-1].said and server.requests == []
+
+
 def test_looking_changes_nothing(place, server, pin):
     before = place.file.read_bytes()
     assert place.look(registry=server.base, pin=pin, node="1").good
@@ -144,6 +152,12 @@ def test_a_configuration_that_cannot_be_written_stays_as_it_was(place, server, p
 @given(st.fixed_dictionaries({}, optional={name: st.text(min_size=1, max_size=80) for name in joining.FIELDS}))
 def test_a_token_gives_back_what_was_put_in(doc):
     assert joining.parse_token(" " + joining.make_token(doc) + "\n") == doc
+
+
+def test_a_token_of_brackets_is_refused_in_words():
+    word = joining.PREFIX + base64.b64encode(b"[" * 1500).decode()
+    with pytest.raises(ValueError, match="damaged"):
+        joining.parse_token(word)
 
 
 @given(st.text())

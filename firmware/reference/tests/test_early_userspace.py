@@ -12,6 +12,8 @@ from firmware.image import layout
 HERE = Path(__file__).resolve().parent.parent
 INIT = HERE / "initrd" / "init"
 BOOT = HERE / "rootfs" / "etc" / "init.d" / "boot"
+TOP = HERE.parent.parent
+DATA = TOP / "upgrade" / "data.sh"
 OVERLAY = 300 << 20  # as behind the reference root: an ext4 so large has a second superblock
 STUBS = """
 set -eu
@@ -103,7 +105,7 @@ def test_what_cannot_be_read_or_mended_is_left_alone(tmp_path: Path) -> None:
 def test_a_data_partition_that_cannot_be_read_is_not_a_new_one(tmp_path: Path, content: bytes, blank: bool) -> None:
     path = tmp_path / "data"
     path.write_bytes(content + bytes((1 << 20) - len(content)) if b"x" in content else content)
-    script = functions(BOOT, "is_blank") + f"is_blank {path}\n"
+    script = functions(DATA, "is_blank") + f"is_blank {path}\n"
     assert (subprocess.run(["sh", "-c", script], timeout=60, check=False).returncode == 0) is blank
 
 
@@ -170,6 +172,7 @@ def test_of_several_disks_with_a_root_the_one_that_grub_came_from_is_started(
     assert ("no disk has the id" in done.stderr) is (identity == "gone")
 
 
+@pytest.mark.slow  # needs the image
 def test_early_userspace_reads_the_id_of_a_disk_as_grub_gives_it(tmp_path: Path) -> None:
     table = layout.identified(layout.partitions(), "this disk")
     path = tmp_path / "disk"
@@ -185,3 +188,52 @@ def test_early_userspace_reads_the_id_of_a_disk_as_grub_gives_it(tmp_path: Path)
     assert done.stdout == table[1].guid.lower()
     assert table[1].name == "boot"
     assert layout.identified(layout.partitions(), "another disk")[1].guid.lower() != done.stdout
+
+
+def whole_data(path: Path, note: Path) -> bool:
+    """Whether a start of the node can use the data partition in `path`; `note`: says that it is being made."""
+    script = f"set -eu\n. {DATA}\nBEING_MADE={note}\nsync() {{ :; }}\nwhole_data {path} {note}.log\n"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=120, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data partition that was never used."""
+    path = tmp_path / "data"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    return path
+
+
+@pytest.mark.parametrize("reached", [4 << 10, 8 << 10, 1 << 20, 8 << 20])
+def test_a_data_partition_whose_making_the_power_was_cut_in_is_made_again(
+    tmp_path: Path, data: Path, reached: int
+) -> None:
+    note = tmp_path / "being-made"
+    assert whole_data(data, note) and not note.exists()
+    with data.open("r+b") as file:
+        file.truncate(reached)
+        file.truncate(64 << 20)
+    note.touch()
+    assert whole_data(data, note) and not note.exists()
+    subprocess.run(["e2fsck", "-fn", data], check=True, capture_output=True)
+
+
+def test_a_data_partition_that_was_whole_is_mended_and_never_made_again(tmp_path: Path, data: Path) -> None:
+    note = tmp_path / "being-made"
+    assert whole_data(data, note)
+    (tmp_path / "mine").write_text("mine\n")
+    subprocess.run(["debugfs", "-w", "-R", f"write {tmp_path / 'mine'} kept", data], check=True, capture_output=True)
+    damage(data, 1024 + 16, b"\xff" * 8)  # free blocks and inodes: more than e2fsck -p decides by itself
+    assert whole_data(data, note)
+    assert kept(data) == "mine\n"
+    with data.open("r+b") as file:
+        file.write(b"\xa5" * (64 << 20))
+    assert not whole_data(data, note), "what cannot be mended was taken for a new partition"
+
+
+def test_the_data_is_there_before_the_gate_of_a_trial_and_the_record_of_one_that_failed_look_for_it() -> None:
+    starts = [TOP / "firmware/openwrt/files/etc/init.d/confine-data", TOP / "files/etc/init.d/confine-upgrade"]
+    numbers = [int(line[6:]) for path in starts for line in path.read_text().splitlines() if line.startswith("START=")]
+    assert len(numbers) == 2 and numbers[0] < numbers[1]
