@@ -248,8 +248,15 @@ class FakeUbus:
 
     BLOBMSG_TYPE_STRING, BLOBMSG_TYPE_INT32, BLOBMSG_TYPE_BOOL, BLOBMSG_TYPE_ARRAY = "s", "i", "b", "a"
 
-    def __init__(self):
+    def __init__(self, sessions=None):
         self.added = {}
+        self.sessions = sessions or {}
+
+    def call(self, name, method, data, timeout):
+        assert (name, method) == ("session", "get") and timeout > 0  # without one it waits for ever
+        if data[rules.SESSION] not in self.sessions:
+            raise RuntimeError("ubus error occured: Not found")
+        return [{"values": self.sessions[data[rules.SESSION]]}]
 
     def add(self, name, methods):
         self.added[name] = methods
@@ -272,3 +279,15 @@ def test_both_objects_answer_alike(tmp_path):
 
 def test_a_stop_of_all_may_gather_its_evidence_to_the_end():
     assert bus.COMMAND_S > evidence.ALL_S + stop.TELL_S + stop.NOTE_S
+
+
+@pytest.mark.parametrize(("session", "who"), [("known", "ann by LuCI"), ("gone", "somebody by LuCI"),
+                                              ("odd", "somebody by LuCI"), ("empty", "somebody by LuCI")])  # fmt: skip
+def test_what_was_done_on_a_page_is_recorded_with_who_was_logged_in(tmp_path, session, who):
+    fake, request = FakeUbus({"known": {"username": "ann"}, "odd": {"username": "a\nb"}, "empty": {}}), Request()
+    bus.add(fake, bus.Offer(Paths(run=str(tmp_path)), echo_command("import os; print(os.environ['LOGNAME'])")))
+    data = {"sliver": "5@1", "why": ""}
+    fake.added["confine.web"]["pause"]["method"](request, {**data, rules.SESSION: session})
+    assert request.answer == {"ok": True, "result": {"message": who}}
+    fake.added["confine"]["pause"]["method"](request, data)
+    assert request.answer == {"ok": True, "result": {"message": "ubus"}}

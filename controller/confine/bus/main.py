@@ -25,7 +25,10 @@ SOCKET = "/var/run/ubus/ubus.sock"
 LOOK_MS = 1000
 ASK_S = 5.0
 COMMAND_S = 40.0  # a stop of all gathers evidence for 20 s, and tells the daemon
-ANSWER_LIMIT = 512 * 1024  # a message of ubus holds 1 MiB, rpcd falls over a larger one
+SESSION_MS = 2000
+# A message of ubus holds 1 MiB, in which a small number needs four times the room it has in JSON; rpcd falls over a
+# larger one.
+ANSWER_LIMIT = 256 * 1024
 
 
 class Offer:
@@ -36,14 +39,14 @@ class Offer:
         self._command = command
         self._jobs = jobs.Jobs()
 
-    def answer(self, method: rules.Method, data: "dict[str, Any]") -> "dict[str, Any]":
-        """{"ok": true, "result": ...} or {"ok": false, "error": what is wrong}, always one of them."""
+    def answer(self, method: rules.Method, data: "dict[str, Any]", who: str = rules.SOMEBODY) -> "dict[str, Any]":
+        """{"ok": true, "result": ...} or {"ok": false, "error": what is wrong}, always one. who: is recorded."""
         try:
             args = rules.given(method, data)
             if method.verb.by == DAEMON:
                 result = ask(self._paths.control, method.verb.name, args, ASK_S)
             else:
-                result = self._run(method, args)
+                result = self._run(method, args, who)
         except ConfineError as error:
             return {"ok": False, "error": str(error)}
         size = len(json.dumps(result))
@@ -52,9 +55,10 @@ class Offer:
             return {"ok": False, "error": told(size, method.verb.spoken)}
         return {"ok": True, "result": result}
 
-    def _run(self, method: rules.Method, args: "dict[str, Any]") -> "Any":
+    def _run(self, method: rules.Method, args: "dict[str, Any]", who: str) -> "Any":
         words = rules.command_line(method, args)
-        environment = {**os.environ, "CONFINE_RUN": self._paths.run}
+        environment = {**os.environ, "CONFINE_RUN": self._paths.run, "LOGNAME": who}
+        environment.pop("SUDO_USER", None)
         if method.background:
             return self._begin(words, environment)
         if method.slow:
@@ -127,16 +131,29 @@ def add(bus: "Any", offer: Offer) -> None:
     """Offer both objects on `bus`, the module of python3-ubus."""
     for name, web in ((rules.OBJECT, False), (rules.WEB_OBJECT, True)):
         bus.add(name, {
-            word: {"method": _handler(offer, method), "signature": _types(bus, rules.signature(method, web))}
+            word: {"method": _handler(bus, offer, method), "signature": _types(bus, rules.signature(method, web))}
             for word, method in rules.methods().items()
         })  # fmt: skip
 
 
-def _handler(offer: Offer, method: rules.Method) -> "Callable[[Any, dict[str, Any]], None]":
+def _handler(bus: "Any", offer: Offer, method: rules.Method) -> "Callable[[Any, dict[str, Any]], None]":
     def handle(request: "Any", data: "dict[str, Any]") -> None:
-        request.reply(offer.answer(method, data))
+        who = rules.SOMEBODY
+        if method.changes and rules.SESSION in data:
+            who = user(bus, data[rules.SESSION]) + " by LuCI"
+        request.reply(offer.answer(method, data, who))
 
     return handle
+
+
+def user(bus: "Any", session: "Any") -> str:
+    """Who logged in with this session of rpcd; "somebody" if it cannot be known."""
+    try:
+        (found,) = bus.call("session", "get", {rules.SESSION: session}, SESSION_MS)
+        name = found["values"]["username"]
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError):
+        return "somebody"
+    return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 64 else "somebody"
 
 
 def _types(bus: "Any", signature: "dict[str, str]") -> "dict[str, Any]":

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 OBJECT = "confine"
 WEB_OBJECT = "confine.web"
 SESSION = "ubus_rpc_session"
+SOMEBODY = "ubus"  # who did what was asked on the object without a session
 # They need a terminal, or none of this node's slivers.
 NOT_OFFERED = ("exec", "console", "completion")
 STREAMED = ("follow", "watch")
 ACTION = "action"  # the argument that makes several methods of one verb
+LOOKING = ("status", "history", "check")  # the actions of `upgrade` that change nothing here
 BACKGROUND = ("install", "trial", "rollback")
 SLOW = ("setup", "check")  # they make keys, or wait for who does not answer
 STRING, INT32, BOOL, ARRAY = "STRING", "INT32", "BOOL", "ARRAY"
@@ -31,6 +33,7 @@ class Method:
     """A verb, or one action of a verb that has several (`upgrade check`), so that rights can be given for each.
 
     background: it takes longer than a call may; it is begun, and the status tells how it goes on.
+    changes: whether it changes what runs here.
     slow: it may take longer; while it does the result is {"pending": true}, and the same call asks again.
     """
 
@@ -39,6 +42,7 @@ class Method:
         self.action = action
         self.name = (verb.name + ("_" + action if action else "")).replace("-", "_")
         self.background = action in BACKGROUND
+        self.changes = verb.changes and action not in LOOKING
         self.slow = verb.name in SLOW
 
 
