@@ -126,7 +126,8 @@ def test_a_daemon_that_does_not_answer_and_what_it_says_of_the_node(tmp_path):
     assert states(findings) == [OK, WARN] and "firewall" in said(findings)
 
 
-def test_a_firewall_that_does_not_stand_is_a_failure_with_since_when_and_why(tmp_path):
+def test_a_firewall_that_does_not_stand_is_a_failure_with_since_when_and_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(stop, "left_cut", lambda node: {})  # or it looks at this machine's own tables
     assert check.firewall(facts(tmp_path)) == []
     good = {"ok": True, "since": None, "said": None}
     assert states(check.firewall(facts(tmp_path, status=status(firewall=good)))) == [OK]
