@@ -1,8 +1,10 @@
 """The node on ubus: what is offered, how calls are answered, which events are sent. ubus itself is stood in for."""
 
 import json
+import re
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,8 @@ from confine.bus import main as bus
 from confine.control import ControlServer
 from confine.errors import ConfineError
 from confine.paths import Paths
+
+RESOURCES = Path(__file__).parents[2] / "package/luci-app-confine/htdocs/luci-static/resources"
 
 
 def status(**changes):
@@ -47,6 +51,16 @@ def test_only_the_object_for_web_pages_takes_the_session_that_uhttpd_adds():
     assert rules.signature(pause, web=True) == {"sliver": "STRING", "why": "STRING", "ubus_rpc_session": "STRING"}
     assert rules.signature(rules.methods()["stop"], web=False)["all"] == "BOOL"
     assert rules.signature(rules.methods()["log"], web=False) == {"lines": "INT32"}
+
+
+def test_the_pages_give_every_argument_that_a_method_wants_and_no_other():
+    text = (RESOURCES / "confine/node.js").read_text()
+    table = re.search(r"^const METHODS = \{\n(.*?)^\};", text, re.MULTILINE | re.DOTALL)[1]
+    lines = re.findall(r"^\t(\w+): \{(.*)\},?$", table, re.MULTILINE)
+    called = {name: set(re.findall(r"(\w+): ", arguments)) for name, arguments in lines}
+    assert len(called) == len(table.splitlines())
+    for name, args in called.items():
+        assert args == set(rules.signature(rules.methods()[name], web=False)), name
 
 
 def test_an_empty_argument_counts_as_not_given():

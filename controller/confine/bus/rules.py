@@ -25,6 +25,8 @@ ACTION = "action"  # the argument that makes several methods of one verb
 LOOKING = ("status", "history", "check")  # the actions of `upgrade` that change nothing here
 BACKGROUND = ("install", "trial", "rollback")
 SLOW = ("setup", "check")  # they make keys, or wait for who does not answer
+# What each action of `upgrade` heeds of the verb's arguments: the others would have to be given all the same.
+HEEDED = {"check": ("branch",), "install": ("what", "trial", "branch"), "defer": ("what",)}
 STRING, INT32, BOOL, ARRAY = "STRING", "INT32", "BOOL", "ARRAY"
 TYPES = {INT: INT32, SWITCH: BOOL, WORDS: ARRAY}
 
@@ -60,7 +62,10 @@ def methods() -> "dict[str, Method]":
 def arguments(method: Method) -> "list[Argument]":
     """Those of the verb's arguments that a program can give."""
     left_out = (*STREAMED, ACTION)
-    return [one for one in method.verb.arguments if not one.only_here and one.name not in left_out]
+    found = [one for one in method.verb.arguments if not one.only_here and one.name not in left_out]
+    if method.verb.name == "upgrade":
+        return [one for one in found if one.name in HEEDED.get(method.action or "", ())]
+    return found
 
 
 def signature(method: Method, web: bool) -> "dict[str, str]":

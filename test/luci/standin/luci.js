@@ -197,7 +197,7 @@ const DynamicList = Value.extend({
 const MultiValue = Value.extend({
 	widget(id) {
 		const stored = this.stored() || [], chosen = Array.isArray(stored) ? stored : stored.split(/\s+/);
-		return E('span', { 'id': id, 'role': 'group', 'aria-label': this.title }, (this.choices || []).map(([ key, label ]) => {
+		return E('span', { 'id': id, 'role': 'group', 'aria-label': this.title }, this.choices.map(([ key, label ]) => {
 			const box = E('input', { 'type': 'checkbox', 'value': key });
 			box.checked = chosen.includes(key);
 			return E('label', {}, [ box, label, ' ' ]);

@@ -52,10 +52,12 @@ function who(map) {
 
 function lines(map, found) {
 	const section = map.section(form.NamedSection, 'node', 'node', _('Network'));
-	const parents = section.option(form.MultiValue, 'rd_if_iso_parents', _('Devices lent directly'),
+	const names = Object.keys(found).filter(name => found[name].devtype === 'ethernet' && name !== 'lo').sort();
+	/* LuCI's own list of choices fails, and the page with it, when there is none. */
+	const kind = names.length ? form.MultiValue : form.DynamicList;
+	const parents = section.option(kind, 'rd_if_iso_parents', _('Devices lent directly'),
 		_('Slices get VLANs of their own on them. Never the device you reach this node by.'));
-	Object.keys(found).filter(name => found[name].devtype === 'ethernet' && name !== 'lo').sort()
-		.forEach(name => parents.value(name, name + (found[name].mac ? ' (' + found[name].mac + ')' : '')));
+	names.forEach(name => parents.value(name, name + (found[name].mac ? ' (' + found[name].mac + ')' : '')));
 	parents.optional = true;
 }
 
