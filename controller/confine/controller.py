@@ -44,7 +44,9 @@ STOPPING = ("containers", "stop")
 STOP_TIMEOUT_S = 20.0
 WORKED_FOR = ("uri", "target", "sliver_instance_sn", "slice_instance_sn", "template", "data", "limits", "blocked",
               "reset")  # fmt: skip
-GATHER_S = 0.05  # ends of jobs that come together are planned for together
+GATHER_S = 0.05  # what comes together is planned for together
+BUSY_SHARE = 2.0  # while jobs run: rest so many times as long as the last turn took, else turns take the jobs' time
+LONGEST_REST_S = 1.0
 
 
 class Controller:
@@ -54,7 +56,8 @@ class Controller:
         self._settings = settings
         self._log = log
         self._waker = Wake()
-        self._wake = self._waker.tell
+        self._asked = Wake()  # told of all but the end of a job while others go on
+        self._took_s = 0.0
         self._journal = Journal(paths)
         self._own_problems = problems + [Problem("", text) for text in self._journal.problems]
         self._reader = Reader(paths, settings, log, self._wake)
@@ -103,7 +106,9 @@ class Controller:
         guard = self._guard()
         updater = self._updater()
         while not self._stopping:
+            begun = time.monotonic()
             self._turn()
+            self._took_s = time.monotonic() - begun
             self.beat()
             if guard is not None:
                 guard.beat()
@@ -122,6 +127,7 @@ class Controller:
         self._watch.close()
         self._machine.close()
         self._waker.close()
+        self._asked.close()
         self._log.info("node", "controller stopped, slivers go on" if not self.reload else "reading settings again")
 
     def _verb(self, verb: str, args: "dict[str, Any]") -> "Any":
@@ -344,16 +350,30 @@ class Controller:
     def _finished(self, job: Job, step: "Step | None", error: "StepError | None") -> None:
         if error is not None and step is not None and not isinstance(error, Cancelled):
             self._failures.failed(job.name, step, error, time.monotonic())
-        self._wake()
+        if self._crew.jobs():
+            self._waker.tell()
+        else:
+            self._wake()
 
     # ---- sleeping and waking ------------------------------------------------------------------------------------
 
+    def _wake(self) -> None:
+        """Have a turn come soon, whatever goes on. Safe in a signal handler."""
+        self._asked.tell()
+        self._waker.tell()
+
     def _sleep(self) -> None:
+        """Until there is something to look at. While jobs go on, the ends of others and of slivers wait for each other,
+        since a turn looks at all there is. Whoever asks, and the last job, waits for no more than GATHER_S."""
         if self._stopping:
             return
-        if self._watch.sleep(self._pause()):
-            time.sleep(GATHER_S)
-            self._waker.clear()
+        if not self._watch.sleep(self._pause()):
+            return
+        time.sleep(GATHER_S)
+        if self._crew.jobs():
+            self._asked.wait(min(LONGEST_REST_S, BUSY_SHARE * self._took_s))
+        self._asked.clear()
+        self._waker.clear()
 
     def _pause(self) -> float:
         """Until it is time to look again, or to try again what failed."""

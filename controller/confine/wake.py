@@ -1,6 +1,7 @@
 """What ends a thread's sleep, from other threads and from signal handlers."""
 
 import os
+import select
 import threading
 
 
@@ -19,6 +20,12 @@ class Wake:
                     os.write(self._write, b".")
             except BlockingIOError:
                 pass  # the pipe is full of wake-ups already
+
+    def wait(self, seconds: float) -> None:
+        """For the one who sleeps: until `tell` was called, so long at most."""
+        poll = select.poll()
+        poll.register(self.handle, select.POLLIN)
+        poll.poll(seconds * 1000)
 
     def clear(self) -> None:
         """For the one who sleeps: what was told so far is heard."""

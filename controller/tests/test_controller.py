@@ -4,9 +4,12 @@ import os
 
 import pytest
 
+from confine import controller as controller_module
 from confine import durable
 from confine.controller import Controller
+from confine.core.model import Step
 from confine.core.settings import Settings
+from confine.crew import Job
 from confine.errors import StepError
 from confine.log import Log
 from confine.machine import Machine
@@ -87,3 +90,64 @@ def test_bookings_that_are_recovered_and_cannot_be_written_hold_and_it_is_told(m
     once(controller)
     assert controller._journal.bookings()[NAME].nr == 7
     assert "Read-only file system" in controller._own_problems[-1].message
+
+
+@pytest.fixture
+def busy(make, monkeypatch):
+    """(controller that has a job under way, seconds that it rested); `end()` ends another job."""
+    controller, rests = make(), []
+    rest = controller._asked.wait
+    monkeypatch.setattr(controller._asked, "wait", lambda seconds: (rests.append(seconds), rest(seconds)))
+    controller._crew.jobs = lambda: {NAME: job()}
+    yield controller, rests
+    once(controller)
+
+
+def job():
+    return Job(NAME, [Step("storage", "format", NAME, "test")])
+
+
+def test_while_jobs_go_on_turns_take_a_third_of_the_time_at_most(busy):
+    controller, rests = busy
+    for took in (0.01, 0.1, 60.0):
+        controller._took_s = took
+        controller._finished(job(), None, None)
+        controller._sleep()
+    assert rests == [0.02, 0.2, controller_module.LONGEST_REST_S]
+
+
+@pytest.mark.parametrize("who", ["look", "reader", "firewall", "verb", "last job"])
+def test_nobody_who_asks_waits_for_jobs(busy, monkeypatch, who):
+    controller, rests = busy
+    monkeypatch.setattr(controller_module, "LONGEST_REST_S", 3600.0)
+    controller._took_s = 3600.0
+    asks = {
+        "look": controller.look,
+        "reader": controller._reader._on_read,
+        "firewall": controller._machine.firewall._wake,
+        "verb": lambda: controller._verb("look", {}),
+        "last job": lambda: last_job(controller),
+    }
+    controller._finished(job(), None, None)
+    asks[who]()
+    controller._sleep()  # an hour, if it was not heard
+    assert rests == [3600.0]
+    controller._watch.sleep = lambda seconds: rests.append("slept")
+    controller._sleep()
+    assert rests == [3600.0, "slept"], "what was heard wakes once"
+
+
+def last_job(controller):
+    jobs = controller._crew.jobs
+    controller._crew.jobs = dict
+    controller._finished(job(), None, None)
+    controller._crew.jobs = jobs
+
+
+def test_without_jobs_there_is_no_rest(busy):
+    controller, rests = busy
+    controller._crew.jobs = dict
+    controller._took_s = 60.0
+    controller.look()
+    controller._sleep()
+    assert rests == []
