@@ -27,9 +27,10 @@ def status(**changes):
 
 
 def told(offer, name, data):
-    """The answer of a method, asked again while it is pending."""
-    while (answer := offer.answer(rules.methods()[name], data)) == {"ok": True, "result": jobs.PENDING}:
-        pass
+    """The answer of a method, asked for until it is there."""
+    answer = offer.answer(rules.methods()[name], data)
+    while answer["ok"] and isinstance(answer["result"], dict) and answer["result"].get("pending"):
+        answer = offer.end(answer["result"]["job"])
     return answer
 
 
@@ -121,47 +122,84 @@ def test_a_secret_reaches_the_command_on_its_standard_input_where_no_list_of_pro
     assert refused["ok"] is False and "xxx" not in refused["error"]
 
 
-def test_what_takes_longer_than_a_call_goes_on_and_is_told_to_whom_asks_again(tmp_path, monkeypatch):
-    go, began = tmp_path / "go", tmp_path / "began"
-    script = f"""
+def waiting(go, began):
+    return f"""
 import os, time
-open({str(began)!r}, 'a').write('once ')
+open({str(began)!r}, 'a').write('x')
 while not os.path.exists({str(go)!r}):
-    time.sleep(0.05)
+    time.sleep(0.02)
 print(json.dumps([words, sys.stdin.read()]))"""
-    offer, keys = bus.Offer(Paths(run=str(tmp_path)), echo_command(script)), {"node": "0001", "publish": "secret"}
+
+
+@pytest.fixture
+def slow(tmp_path, monkeypatch):
+    """An offer whose commands wait for the file `go`, and write into the file `began`."""
     monkeypatch.setattr(jobs, "WAIT_S", 0.0)
+    made = bus.Offer(Paths(run=str(tmp_path)), echo_command(waiting(tmp_path / "go", tmp_path / "began")))
+    yield made
+    (tmp_path / "go").touch()
+
+
+def test_what_takes_longer_than_a_call_goes_on_and_its_end_is_asked_for_by_its_number(slow, tmp_path):
+    setup, keys = rules.methods()["setup"], {"node": "0001", "publish": "secret"}
     for _ in range(3):
-        assert offer.answer(rules.methods()["setup"], keys) == {"ok": True, "result": jobs.PENDING}
-    other = offer.answer(rules.methods()["setup"], {"node": "0002"})
+        assert slow.answer(setup, keys) == {"ok": True, "result": {"pending": True, "job": 1}}
+    other = slow.answer(setup, {"node": "0002"})
     assert other["ok"] is False and "under way" in other["error"] and "secret" not in other["error"]
-    go.touch()
-    assert told(offer, "setup", keys)["result"] == [["setup", "--json", "--node=0001", "--publish"], "secret"]
-    assert began.read_text() == "once "
-    told(offer, "setup", keys)
-    assert began.read_text() == "once once "
+    (tmp_path / "go").touch()
+    assert told(slow, "setup", keys)["result"] == [["setup", "--json", "--node=0001", "--publish"], "secret"]
 
 
-def test_an_answer_that_nobody_fetched_is_not_given_to_whom_asks_later(tmp_path, monkeypatch):
-    began = tmp_path / "began"
-    go = tmp_path / "go"
-    wait = f"import os\nwhile not os.path.exists({str(go)!r}): pass\n"
-    script = wait + f"open({str(began)!r}, 'a').write('x'); print('[]')"
-    offer = bus.Offer(Paths(run=str(tmp_path)), echo_command(script))
-    monkeypatch.setattr(jobs, "WAIT_S", 0.0)
-    offer.answer(rules.methods()["setup"], {"node": "0001"})
-    go.touch()
-    (job,) = offer._jobs._running.values()
-    while not job.is_over():
+def test_to_ask_for_an_end_never_begins_anything_however_often_and_by_how_many(slow, tmp_path):
+    pending = slow.answer(rules.methods()["upgrade_rollback"], {})["result"]
+    (tmp_path / "go").touch()
+    while (first := slow.end(pending["job"]))["result"] == pending:
         pass
-    job.asked -= jobs.FORGET_S + 1
-    assert told(offer, "setup", {"node": "0001"})["result"] == []
-    assert began.read_text() == "xx"
+    assert [slow.end(pending["job"]) for _ in range(3)] == [first] * 3
+    assert (tmp_path / "began").read_text() == "x"
 
 
-def test_a_command_that_breaks_says_so_when_it_is_asked_again(tmp_path):
-    offer = bus.Offer(Paths(run=str(tmp_path)), echo_command("sys.exit('confine: no space left')"))
-    assert told(offer, "setup", {"node": "0001", "publish": "x"}) == {"ok": False, "error": "no space left"}
+def test_a_secret_is_not_kept_longer_than_it_is_needed(slow, tmp_path):
+    job = slow.answer(rules.methods()["setup"], {"node": "0001", "publish": "secret"})["result"]["job"]
+    (tmp_path / "go").touch()
+    while slow.end(job)["result"] == {"pending": True, "job": job}:
+        pass
+    assert "secret" not in repr(vars(slow._jobs.find(job)))
+
+
+def test_a_job_that_nothing_is_known_of_is_answered_in_words(slow):
+    for number in (7, 0, -1, None, "1", [1]):
+        assert "nothing is known" in slow.end(number)["error"]
+
+
+def test_what_changes_nothing_is_broken_off_once_it_has_taken_too_long_and_never_what_changes_something(
+    slow, monkeypatch
+):
+    check, setup = rules.methods()["check"], rules.methods()["setup"]
+    checking, joining = (slow.answer(method, {})["result"] for method in (check, setup))
+    monkeypatch.setattr(jobs, "LIMIT_S", -1.0)
+    assert slow.answer(check, {})["result"]["job"] not in (checking["job"], joining["job"])
+    assert slow.answer(setup, {})["result"] == joining
+
+
+def test_only_the_last_ends_are_kept(slow, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "KEPT", 2)
+    (tmp_path / "go").touch()
+    for _ in range(4):
+        told(slow, "check", {})
+    assert [slow.end(number)["ok"] for number in (1, 2, 3, 4)] == [False, False, True, True]
+
+
+def test_a_stop_is_answered_while_all_that_takes_long_goes_on(slow):
+    for name in ("check", "setup", "upgrade_install", "upgrade_check"):
+        assert slow.answer(rules.methods()[name], {})["result"]["pending"] is True
+    slow._command = echo_command("print('stopped')")
+    assert slow.answer(rules.methods()["stop"], {"all": True}) == {"ok": True, "result": {"message": "stopped"}}
+
+
+def test_what_was_begun_and_failed_says_why(tmp_path):
+    offer = bus.Offer(Paths(run=str(tmp_path)), echo_command("sys.exit('confine: no mirror offers 2.0')"))
+    assert told(offer, "upgrade_install", {"what": "2.0"}) == {"ok": False, "error": "no mirror offers 2.0"}
 
 
 WORD = st.text(max_size=5)

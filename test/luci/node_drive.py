@@ -60,6 +60,8 @@ def answer(offer, request):
     if name == "luci-rpc":
         devices = {one: {"name": one, "devtype": "ethernet"} for one in os.listdir("/sys/class/net")}
         return [0, devices]
+    if method == rules.JOB:
+        return [0, offer.end(data[rules.JOB])]
     found = rules.methods().get(method)
     if found is None:
         return [3]

@@ -165,17 +165,26 @@ def test_the_nodes_keys_are_shown_as_they_are_to_be_entered(page, bridge):
     expect(page.locator("#confine-found pre")).to_have_text(pem)
 
 
-def test_what_takes_the_node_long_is_asked_for_again_until_it_is_there(page, bridge):
+def test_what_takes_the_node_long_is_begun_once_and_its_end_asked_for_until_it_is_there(page, bridge):
     found = [{"what": "overlay key", "state": "ok", "said": "\nthe key\n", "todo": ""}]
-    asked = []
-    bridge.objects["confine.web"]["setup"] = lambda data: (
-        asked.append(data), answer(found if len(asked) == 3 else {"pending": True})(data)
+    asked, ends, pending = [], [], {"pending": True, "job": 4}
+    bridge.objects["confine.web"]["setup"] = lambda data: (asked.append(data), answer(pending)(data))[1]
+    bridge.objects["confine.web"]["job"] = lambda data: (
+        ends.append(data), answer(found if len(ends) > 2 else pending)(data)
     )[1]  # fmt: skip
     open_page(page, bridge.url, "join")
     page.get_by_role("button", name="Show the node’s keys").click()
-    expect(page.locator("#confine-found pre")).to_have_text("the key", timeout=60_000)
-    assert asked == [asked[0]] * 3
-    assert asked[0]["show"] is True
+    expect(page.locator("#confine-found pre")).to_have_text("the key")
+    assert [one["show"] for one in asked] == [True]
+    assert ends == [{"job": 4}] * 3
+
+
+def test_an_upgrade_that_failed_after_it_was_begun_says_why(page, bridge):
+    bridge.objects["confine.web"]["upgrade_install"] = answer({"pending": True, "job": 1})
+    bridge.objects["confine.web"]["job"] = refuse("the disk is full while staging")
+    open_page(page, bridge.url, "upgrade")
+    page.get_by_role("button", name="Install").click()
+    expect(page.get_by_role("alert")).to_contain_text("the disk is full while staging")
 
 
 def test_two_browsers_at_once_neither_undo_each_other_nor_hide_what_happened(chromium, bridge):

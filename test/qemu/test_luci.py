@@ -35,7 +35,7 @@ def chromium() -> Iterator[Browser]:
 def bridge(following: Following) -> Iterator[Bridge]:
     remote = Remote(following.node)
     sessions = {"root": {"*": ["*"]}, "viewer": granted("luci-app-confine", writing=False)}
-    one = Bridge(remote.objects(list(rules.methods())), sessions)
+    one = Bridge(remote.objects([*rules.methods(), rules.JOB]), sessions)
     yield one
     one.close()
     remote.close()

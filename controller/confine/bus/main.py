@@ -29,6 +29,7 @@ SESSION_MS = 2000
 # A message of ubus holds 1 MiB, in which a small number needs four times the room it has in JSON; rpcd falls over a
 # larger one.
 ANSWER_LIMIT = 256 * 1024
+TOO_LARGE = "the answer has {} bytes or more, which is more than ubus carries: ask `confine` on the node"
 
 
 class Offer:
@@ -41,55 +42,56 @@ class Offer:
 
     def answer(self, method: rules.Method, data: "dict[str, Any]", who: str = rules.SOMEBODY) -> "dict[str, Any]":
         """{"ok": true, "result": ...} or {"ok": false, "error": what is wrong}, always one. who: is recorded."""
-        try:
-            args = rules.given(method, data)
-            if method.verb.by == DAEMON:
-                result = ask(self._paths.control, method.verb.name, args, ASK_S)
-            else:
-                result = self._run(method, args, who)
-        except ConfineError as error:
-            return {"ok": False, "error": str(error)}
-        size = len(json.dumps(result))
-        if size > ANSWER_LIMIT:
-            told = "the answer has {} bytes, more than ubus carries: use `confine {}` on the node".format
-            return {"ok": False, "error": told(size, method.verb.spoken)}
-        return {"ok": True, "result": result}
+        return _answer(lambda: self._result(method, data, who))
 
-    def _run(self, method: rules.Method, args: "dict[str, Any]", who: str) -> "Any":
-        words = rules.command_line(method, args)
+    def end(self, number: "Any") -> "dict[str, Any]":
+        """The answer of what was begun with this number, as far as there is one."""
+        return _answer(lambda: _end(self._jobs.find(number)))
+
+    def _result(self, method: rules.Method, data: "dict[str, Any]", who: str) -> "Any":
+        args = rules.given(method, data)
+        if method.verb.by == DAEMON:
+            return ask(self._paths.control, method.verb.name, args, ASK_S)
+        argv = [*self._command, *rules.command_line(method, args)]
+        said = rules.secret(method, args)
         environment = {**os.environ, "CONFINE_RUN": self._paths.run, "LOGNAME": who}
         environment.pop("SUDO_USER", None)
-        if method.background:
-            return self._begin(words, environment)
         if method.slow:
-            return self._ask(method, args, words, environment)
+            job = self._jobs.begin(method.name, args, argv, said, environment, not method.changes)
+            return _end(job)
         try:
             done = subprocess.run(
-                [*self._command, *words], input=rules.secret(method, args).encode(), capture_output=True,
-                timeout=COMMAND_S, env=environment, check=False,
-            )  # fmt: skip
+                argv, input=said.encode(), capture_output=True, timeout=COMMAND_S, env=environment, check=False
+            )
         except subprocess.TimeoutExpired:
             raise ConfineError("confine {} did not end within {:.0f} s".format(method.verb.spoken, COMMAND_S))
-        return _result(words, done.stdout, done.stderr, done.returncode != 0)
-
-    def _ask(self, method: rules.Method, args: "dict[str, Any]", words: "list[str]", env: "dict[str, str]") -> "Any":
-        """Begin it, or ask what has become of it: PENDING while it goes on."""
-        job = self._jobs.ask(method.verb.name, args, [*self._command, *words], rules.secret(method, args), env)
-        return _result(words, job.out, job.err, True) if job.ended else jobs.PENDING
-
-    def _begin(self, words: "list[str]", environment: "dict[str, str]") -> "dict[str, str]":
-        """Begin what takes long, in a session of its own. Its end is collected by the loop of ubus."""
-        subprocess.Popen(
-            [*self._command, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
-        return {"message": "it has begun: the status tells how it goes on"}
+        return _told(done.stdout, done.stderr, "--json" in argv, done.returncode != 0)
 
 
-def _result(words: "list[str]", out: bytes, err: bytes, failed: bool) -> "Any":
+def _answer(work: "Callable[[], Any]") -> "dict[str, Any]":
+    try:
+        result = work()
+    except ConfineError as error:
+        return {"ok": False, "error": str(error)}
+    size = len(json.dumps(result))
+    if size > ANSWER_LIMIT:
+        return {"ok": False, "error": TOO_LARGE.format(size)}
+    return {"ok": True, "result": result}
+
+
+def _end(job: jobs.Job) -> "Any":
+    if not job.is_over():
+        return {"pending": True, rules.JOB: job.number}
+    out, err = job.said(ANSWER_LIMIT)
+    if len(out) > ANSWER_LIMIT:
+        raise ConfineError(TOO_LARGE.format(len(out)))
+    return _told(out, err, True, True)
+
+
+def _told(out: bytes, err: bytes, as_json: bool, failed: bool) -> "Any":
     """What a command said. ConfineError with its words if it failed."""
     said, wrong = (text.decode("utf-8", "replace").strip() for text in (out, err))
-    if "--json" in words:
+    if as_json:
         try:
             return json.loads(said)
         except ValueError:
@@ -130,10 +132,12 @@ class Watch:
 def add(bus: "Any", offer: Offer) -> None:
     """Offer both objects on `bus`, the module of python3-ubus."""
     for name, web in ((rules.OBJECT, False), (rules.WEB_OBJECT, True)):
-        bus.add(name, {
+        offered = {
             word: {"method": _handler(bus, offer, method), "signature": _types(bus, rules.signature(method, web))}
             for word, method in rules.methods().items()
-        })  # fmt: skip
+        }
+        offered[rules.JOB] = {"method": _ends(offer), "signature": _types(bus, rules.job_signature(web))}
+        bus.add(name, offered)
 
 
 def _handler(bus: "Any", offer: Offer, method: rules.Method) -> "Callable[[Any, dict[str, Any]], None]":
@@ -142,6 +146,13 @@ def _handler(bus: "Any", offer: Offer, method: rules.Method) -> "Callable[[Any, 
         if method.changes and rules.SESSION in data:
             who = user(bus, data[rules.SESSION]) + " by LuCI"
         request.reply(offer.answer(method, data, who))
+
+    return handle
+
+
+def _ends(offer: Offer) -> "Callable[[Any, dict[str, Any]], None]":
+    def handle(request: "Any", data: "dict[str, Any]") -> None:
+        request.reply(offer.end(data[rules.JOB]))
 
     return handle
 

@@ -22,9 +22,11 @@ SOMEBODY = "ubus"  # who did what was asked on the object without a session
 NOT_OFFERED = ("exec", "console", "completion")
 STREAMED = ("follow", "watch")
 ACTION = "action"  # the argument that makes several methods of one verb
+JOB = "job"  # asks for the end of what is slow, by its number
+# They make keys, wait for who does not answer, or write whole systems.
+SLOW = ("setup", "check", "trace", "overlay", "upgrade_check", "upgrade_install", "upgrade_trial", "upgrade_confirm",
+        "upgrade_rollback")  # fmt: skip
 LOOKING = ("status", "history", "check")  # the actions of `upgrade` that change nothing here
-BACKGROUND = ("install", "trial", "rollback")
-SLOW = ("setup", "check")  # they make keys, or wait for who does not answer
 # What each action of `upgrade` heeds of the verb's arguments: the others would have to be given all the same.
 HEEDED = {"check": ("branch",), "install": ("what", "trial", "branch"), "defer": ("what",)}
 STRING, INT32, BOOL, ARRAY = "STRING", "INT32", "BOOL", "ARRAY"
@@ -34,18 +36,16 @@ TYPES = {INT: INT32, SWITCH: BOOL, WORDS: ARRAY}
 class Method:
     """A verb, or one action of a verb that has several (`upgrade check`), so that rights can be given for each.
 
-    background: it takes longer than a call may; it is begun, and the status tells how it goes on.
+    slow: it may take longer than a call; while it does the result is {"pending": true, "job": its number}.
     changes: whether it changes what runs here.
-    slow: it may take longer; while it does the result is {"pending": true}, and the same call asks again.
     """
 
     def __init__(self, verb: "Verb", action: "str | None" = None) -> None:
         self.verb = verb
         self.action = action
         self.name = (verb.name + ("_" + action if action else "")).replace("-", "_")
-        self.background = action in BACKGROUND
+        self.slow = self.name in SLOW
         self.changes = verb.changes and action not in LOOKING
-        self.slow = verb.name in SLOW
 
 
 def methods() -> "dict[str, Method]":
@@ -74,6 +74,11 @@ def signature(method: Method, web: bool) -> "dict[str, str]":
     if web:
         types[SESSION] = STRING
     return types
+
+
+def job_signature(web: bool) -> "dict[str, str]":
+    """As `signature`, of the method that asks for an end."""
+    return {JOB: INT32, SESSION: STRING} if web else {JOB: INT32}
 
 
 def given(method: Method, data: "dict[str, Any]") -> "dict[str, Any]":

@@ -14,6 +14,7 @@ const METHODS = {
 	log: { lines: 0 },
 	history: { sliver: '', lines: 0, since: '' },
 	check: {},
+	job: { job: 0 },
 	setup: { token: '', registry: '', pin: '', node: '', mgmt: '', check: false, publish: '', show: false },
 	upgrade_status: {},
 	upgrade_history: {},
@@ -74,6 +75,7 @@ function keyOf(one) {
 	return one.nodeType === Node.ELEMENT_NODE ? one.getAttribute('data-key') : null;
 }
 
+const AGAIN_MS = 1000;
 const declared = {};
 
 function declare(method) {
@@ -117,8 +119,8 @@ return baseclass.extend({
 				throw new Error(answer.error);
 			if (!answer.result || answer.result.pending !== true)
 				return answer.result;
-			/* It takes longer than a call may: the same call again asks what has become of it. */
-			return new Promise(done => window.setTimeout(done, 2000)).then(() => this.ask(method, given));
+			/* It takes longer than a call may: what has become of it is asked by its number. */
+			return new Promise(done => window.setTimeout(done, AGAIN_MS)).then(() => this.ask('job', { job: answer.result.job }));
 		}, problem => {
 			throw new Error(this.unreachable(problem));
 		});

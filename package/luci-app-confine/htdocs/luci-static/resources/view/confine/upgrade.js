@@ -86,7 +86,7 @@ function sure(title, text, method, given) {
 		E('div', { 'class': 'right' }, [
 			E('button', { 'class': 'btn', 'click': ui.hideModal }, _('Cancel')), ' ',
 			E('button', { 'class': 'btn cbi-button-negative important',
-				'click': ui.createHandlerFn(node, () => node.act(method, given).finally(ui.hideModal)) }, title)
+				'click': () => { ui.hideModal(); node.act(method, given); } }, title)
 		])
 	]);
 }
