@@ -1,4 +1,4 @@
-"""Opens pages in headless Chromium: those of the bridge, or of a real LuCI whose address is in LUCI."""
+"""Opens pages in headless Chromium: those of the bridge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Page, sync_playwright
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
-REAL = os.environ.get("LUCI")
 OPEN_MS = 60_000
 
 

@@ -95,7 +95,7 @@ OTHERWISE = {
     "test_community.py": "a LAN of nodes set up by the reference image's own network script",
     "test_init.py": "about the reference image's stand-ins for init and procd",
     "test_lan.py": "about the laboratory itself",
-    "test_luci.py": "pages in a browser; for those of a real LuCI: LUCI=http://... (test/luci)",
+    "test_luci.py": "pages in a browser; for a real LuCI: test/luci/test_genuine.py",
     "test_narrate.py": "about the words of `make run`",
     "test_netifd_standin.py": "about the reference image's stand-in for netifd",
     "test_run.py": "about `make run`",
