@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-WAIT_S = 0.3  # of one call: all others stand still meanwhile, a stop among them
+WAIT_S = 0.3  # of the call that begins one: all others stand still meanwhile, a stop among them
 LOOK_S = 0.02
 LIMIT_S = 300.0  # for what changes nothing; what changes something is never broken off
 KEPT = 16  # ends that can still be asked for
@@ -51,11 +51,10 @@ class Jobs:
         return job
 
     def find(self, number: "Any") -> "Job":
-        """The job of this number. ConfineError if it is not known any more."""
+        """The job of this number, as it is now. ConfineError if it is not known any more."""
         job = self._kept.get(number) if isinstance(number, int) else None
         if job is None:
             raise ConfineError("nothing is known of this any more: look at the state, or try again")
-        job.wait()
         return job
 
 
