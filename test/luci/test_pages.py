@@ -21,7 +21,7 @@ from playwright.sync_api import expect
 from luci.bridge import APP, Bridge, granted, menu
 from luci.pages import OPEN_MS, browser, open_page
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 expect.set_options(timeout=OPEN_MS)
 STATUS = json.loads((Path(__file__).parent / "status.json").read_text())
 UPGRADE = json.loads((Path(__file__).parent / "upgrade.json").read_text())
