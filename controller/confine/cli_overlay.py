@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 def run(args: "dict[str, Any]", run_dir: str) -> int:
     """Exit status: 0, or 1 where there is to be an overlay and no peer is reached."""
     from confine import tables
+    from confine.cli import as_json
 
     paths = Paths(run=run_dir)
     doc = ask(paths.control, "status")["overlay"]
     if args["publish"]:
-        return _publish(paths, doc)
+        return _publish(paths, doc, args["json"])
     if args["json"]:
-        from confine.cli import as_json
-
         sys.stdout.write(as_json(doc))
     else:
         sys.stdout.write(tables.overlay(doc, sys.stdout.isatty()))
@@ -38,12 +37,14 @@ def read_token() -> str:
     return sys.stdin.readline(1024)
 
 
-def _publish(paths: Paths, doc: "dict[str, Any]") -> int:
+def _publish(paths: Paths, doc: "dict[str, Any]", json: bool) -> int:
+    from confine.cli import as_json
     from confine.registry.publish import publish
 
     if not doc["pubkey"]:
         raise ConfineError("the node has no key yet: switch the overlay on with overlay.enabled '1'")
     token = read_token()
     settings, _ = read_settings(paths)
-    sys.stdout.write("The key was given to the registry at {}\n".format(publish(settings, token, doc["pubkey"])))
+    base = publish(settings, token, doc["pubkey"])
+    sys.stdout.write(as_json({"registry": base}) if json else "The key was given to the registry at {}\n".format(base))
     return 0

@@ -35,8 +35,8 @@ def caused(problems: "list[Problem]", sections: "dict[str, dict[str, Any]]", tex
     """Those of `problems` that the values of `text` bring, or that are about one of them. What was wrong before and is
     about something else does not keep anybody from saving a form."""
     before = {problem.message for problem in settings_table.parse(sections)[1]}
-    given = tuple("/" + name.replace(".", "/", 1) for name in json.loads(text))
-    return [found for found in problems if found.message not in before or found.member.startswith(given)]
+    given = tuple("/" + name.replace(".", "/", 1) + "/" for name in json.loads(text))
+    return [found for found in problems if found.message not in before or (found.member + "/").startswith(given)]
 
 
 def changed(sections: "dict[str, dict[str, Any]]", text: "str | None") -> "dict[str, dict[str, Any]]":

@@ -97,7 +97,8 @@ def _told(out: bytes, err: bytes, as_json: bool, failed: bool) -> "Any":
         except ValueError:
             pass
     if failed:
-        raise ConfineError("\n".join(part for part in (said, wrong.removeprefix("confine: ")) if part))
+        words = "\n".join(part for part in (said, wrong.removeprefix("confine: ")) if part)
+        raise ConfineError(words or "it ended without a word: see `confine log`, then try again")
     return {"message": said}
 
 

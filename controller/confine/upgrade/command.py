@@ -52,12 +52,20 @@ def _install(node: Node, args: "dict[str, Any]") -> int:
         if bars is not None:
             bars.end()
     doc = {"version": manifest.version, "epoch": manifest.epoch, "slot": slot, "id": manifest.id}
+    if args["trial"] and args["json"]:
+        _begin_trial(node, args)  # before anything is written: one document, and only if all went well
     _show(doc, args, lambda d: "version {} is in slot {}{}\n".format(
         d["version"], d["slot"], "" if args["trial"] else "; `confine upgrade trial` starts it"))  # fmt: skip
-    return _trial(node, {**args, "json": False}) if args["trial"] else 0
+    return _trial(node, args) if args["trial"] and not args["json"] else 0
 
 
 def _trial(node: Node, args: "dict[str, Any]") -> int:
+    _show(_begin_trial(node, args), args, lambda d: (
+        "slot {slot}, version {version}, is started on trial: this system ends now\n".format(**d)))  # fmt: skip
+    return 0
+
+
+def _begin_trial(node: Node, args: "dict[str, Any]") -> "dict[str, Any]":
     from confine.upgrade import trial
 
     slot = node.free_slot()
@@ -66,9 +74,7 @@ def _trial(node: Node, args: "dict[str, Any]") -> int:
         raise UpgradeError("slot {} holds no whole system: `confine upgrade install` first".format(slot))
     node.check_fits(node.verify_label(label))
     trial.start(slot, node.paths, node.slots, bool(args["auto"]) and not node.settings.upgrade_unwatched)
-    _show({"slot": slot, "version": label.get("version")}, args, lambda d: (
-        "slot {slot}, version {version}, is started on trial: this system ends now\n".format(**d)))  # fmt: skip
-    return 0
+    return {"slot": slot, "version": label.get("version")}
 
 
 def _confirm(node: Node, args: "dict[str, Any]") -> int:
